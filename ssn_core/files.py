@@ -1,0 +1,55 @@
+"""Whole files or none: everything is written beside its final name and renamed into place."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], None]) -> Path:
+    """Call ``write(temporary_path)`` and rename the result to ``path``; a crash leaves the old file or none.
+
+    The temporary name keeps the suffix, because writers such as ``numpy.savez`` append one otherwise.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())  # the rename must not outrun the data
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    return write_atomic(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write indented JSON atomically; NaN and infinity are refused, since JSON has no such number."""
+    return write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> Path:
+    """Write ``rows`` as CSV atomically; a missing key becomes an empty cell, an unknown key is an error."""
+
+    def write(part: Path) -> None:
+        with open(part, "w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, fieldnames=columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return write_atomic(path, write)
