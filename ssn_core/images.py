@@ -70,9 +70,7 @@ def to_tensor(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"Expected an image of uint8 (H, W, 3), got {image.dtype} {image.shape}.")
-    pixels = (
-        torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
-    )  # (1, 3, H0, W0)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255  # (1, 3, H0, W0)
     if tuple(pixels.shape[2:]) != tuple(size):
         pixels = torch.nn.functional.interpolate(
             pixels, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
@@ -110,9 +108,7 @@ def _decode(path: str | Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error
         raise InputError(f"{path}: not a readable image ({error}); copy or download it again.") from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .images import list_images, read_image, read_mask
 
 MASK_SUFFIX = {"mvtec": "_mask", "ksdd": "_GT"}
 LABELS_FILE = "labels.csv"
+MASK_NAME = re.compile(r".+[-_ ](gt|mask)", re.IGNORECASE)  # what a mask may be called by mistake
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,7 @@ def index_mvtec(root: Path) -> Index:
     train = _mvtec_samples(root, root / "train" / "good", {})
     for folder in _folders(root / "train"):
         if folder.name != "good":
-            problems.append(
-                f"{folder}: training images belong in train/good (normal images only); move or delete it."
-            )
+            problems.append(f"{folder}: training images belong in train/good (normal images only); move or delete it.")
     has_masks = (root / "ground_truth").is_dir()
     test: list[Sample] = []
     for folder in _folders(root / "test"):
@@ -135,30 +135,22 @@ def _match_mvtec_masks(folder: Path, mask_folder: Path, problems: list[str]) -> 
         if image.stem in masks:
             continue
         expected = mask_folder / f"{image.stem}_mask.png"
-        near = next(
-            (path for stem, path in spare.items() if stem.lower().startswith(image.stem.lower())), None
-        )
+        near = next((path for stem, path in spare.items() if stem.lower().startswith(image.stem.lower())), None)
         if near is None:
             problems.append(f"{image}: its mask {expected} is missing.")
         else:
             spare.pop(near.stem)
             problems.append(f"{near}: misnamed mask; rename it to {expected.name}.")
-    problems += [
-        f"{path}: mask without image (no {folder}/{_image_stem(path, 'mvtec')}.*)." for path in spare.values()
-    ]
+    problems += [f"{path}: mask without image (no {folder}/{_image_stem(path, 'mvtec')}.*)." for path in spare.values()]
     return masks
 
 
-def _take_masks(
-    images: list[Path], spare: dict[str, Path], layout: str, problems: list[str]
-) -> dict[str, Path]:
+def _take_masks(images: list[Path], spare: dict[str, Path], layout: str, problems: list[str]) -> dict[str, Path]:
     """Move the mask of each image from ``spare`` (mask stem -> path) to the result (image stem -> path)."""
     masks: dict[str, Path] = {}
     for image in images:
         if image.stem in masks:
-            problems.append(
-                f"{image}: another image has the same stem, so their mask is ambiguous; rename one."
-            )
+            problems.append(f"{image}: another image has the same stem, so their mask is ambiguous; rename one.")
         elif mask := spare.pop(image.stem + MASK_SUFFIX[layout], None):
             masks[image.stem] = mask
     return masks
@@ -171,22 +163,20 @@ def _image_stem(mask: Path, layout: str) -> str:
 def _ksdd_split(
     root: Path, split: str, labels: dict[str, int] | None, use_masks: bool, problems: list[str]
 ) -> list[Sample]:
-    # KolektorSDD2's archive holds a stray duplicate with "(copy)" in its name; it belongs to no split
+    # KolektorSDD2's archive holds a stray duplicate, "10301 (copy).png" with its mask; it belongs to no split
     files = [path for path in list_images(root / split) if "(copy)" not in path.name]
-    images = [path for path in files if not path.stem.endswith("_GT")]
+    images = [path for path in files if not MASK_NAME.fullmatch(path.stem)]
+    misnamed = [path for path in files if MASK_NAME.fullmatch(path.stem) and not path.stem.endswith("_GT")]
+    problems += [f"{path}: misnamed mask; KolektorSDD2's masks are named <image>_GT.png." for path in misnamed]
     open_masks = use_masks or labels is None
     masks: dict[str, Path] = {}
     if open_masks:
         spare = {path.stem: path for path in files if path.stem.endswith("_GT")}
         masks = _take_masks(images, spare, "ksdd", problems)
         problems += [
-            f"{image}: its mask {image.stem}_GT.png is missing."
-            for image in images
-            if image.stem not in masks
+            f"{image}: its mask {image.stem}_GT.png is missing." for image in images if image.stem not in masks
         ]
-        problems += [
-            f"{path}: mask without image (no {_image_stem(path, 'ksdd')}.*)." for path in spare.values()
-        ]
+        problems += [f"{path}: mask without image (no {_image_stem(path, 'ksdd')}.*)." for path in spare.values()]
     drafts = [Sample(f"{split}/{path.name}", path, masks.get(path.stem), 0, "good") for path in images]
     probes = _probe(drafts)
     samples = []
@@ -201,9 +191,7 @@ def _ksdd_split(
     return samples
 
 
-def _ksdd_label(
-    sample: Sample, labels: dict[str, int] | None, probes: dict[Path, _Probe], problems: list[str]
-) -> int:
+def _ksdd_label(sample: Sample, labels: dict[str, int] | None, probes: dict[Path, _Probe], problems: list[str]) -> int:
     marked = None
     if sample.mask is not None and not probes[sample.mask].error:
         marked = int(probes[sample.mask].marked)
@@ -212,9 +200,7 @@ def _ksdd_label(
     given = labels[sample.image.name]
     if marked is not None and marked != given:
         state = "empty" if given else "not empty"
-        problems.append(
-            f"{sample.mask}: the mask is {state}, but {LABELS_FILE} gives the image label {given}."
-        )
+        problems.append(f"{sample.mask}: the mask is {state}, but {LABELS_FILE} gives the image label {given}.")
     return given
 
 
