@@ -146,9 +146,8 @@ def check(data_root: str | Path, dataset: str | None = None, category: str | Non
 
 def _check_one(dataset: str, category: str, folder: Path) -> list[str]:
     if dataset == UNNAMED:
-        return [
-            f"PROBLEM {folder}: KolektorSDD2's layout under an unknown name; rename it to ksdd2, or check it with --dataset ksdd2."
-        ]
+        way_out = "rename it to ksdd2, or check it with --dataset ksdd2"
+        return [f"PROBLEM {folder}: KolektorSDD2's layout under an unknown name; {way_out}."]
     _, index = _index(folder, training_masks=True)
     found = Dataset(dataset, category, "", folder, index.train, index.test)
     lines = [f"PROBLEM {problem}" for problem in index.problems]

@@ -153,7 +153,7 @@ def _wanted(dataset: str, category: str, root: Path) -> str:
         place = f"(a folder {' or '.join(spec.folders)} with train/*_GT.png at its top or one level down)"
     found = [identity for folder, _ in candidates(root) if (identity := identify(folder))]
     same = sorted(name for kind, name in found if kind == dataset)
-    others = sorted({kind for kind, _ in found} - {dataset})
+    others = sorted({kind for kind, _ in found} - {dataset, UNNAMED})
     text = f"{spec.title} {place}."
     if same:
         text += f" Categories found there: {', '.join(same)}."
