@@ -1,0 +1,200 @@
+"""Four synthetic data sets drawn from a seed, in the layouts of the real ones, with exact defect masks.
+
+ring (easy), weave (texture) and thread (hard: any angle, small defects) in MVTec AD's layout; plates (hairline
+scratches on brushed metal, defective images in training too) in KolektorSDD2's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from .errors import InputError
+from .files import read_json, write_json
+from .layouts import write_labels
+from .roots import SYNTHETIC_MARKER
+from .scenes import SCENES
+
+DEFECTS: dict[str, tuple[str, ...]] = {
+    "ring": ("broken_large", "broken_small", "contamination"),
+    "weave": ("colour", "cut", "hole", "thread"),
+    "thread": ("bent_front", "flat_thread", "scratch_head", "scratch_neck"),
+    "plates": ("defect",),
+}
+OVERSAMPLING = 2  # drawn larger and averaged down, so that edges and hairlines are antialiased
+VISIBLE = 10  # grey levels (of 255) a pixel must change by to count as defective
+MIN_DEFECT = 12  # pixels of the smallest defect; a fainter one is drawn anew
+SENSOR_NOISE = 0.012  # standard deviation, of white
+FORMAT = 1  # of the drawings: raised when equal parameters no longer give equal pixels
+
+
+@dataclass(frozen=True)
+class SyntheticCounts:
+    """Images per set; ``train``, ``good`` and ``defective`` (over all defect types) hold for each MVTec-layout set.
+
+    Raises:
+        InputError: a count is below 1, a defect type would stay empty, or a plates split would hold no normal image.
+    """
+
+    train: int = 48
+    good: int = 12
+    defective: int = 18
+    plates_train: int = 60
+    plates_train_defective: int = 16
+    plates_test: int = 40
+    plates_test_defective: int = 14
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"counts.{field.name} must be a whole number from 1, got {value!r}.")
+        most = max(len(kinds) for kinds in DEFECTS.values())
+        if self.defective < most:
+            raise InputError(f"counts.defective must be at least {most}, one per defect type; got {self.defective}.")
+        for split in ("plates_train", "plates_test"):
+            if getattr(self, f"{split}_defective") >= getattr(self, split):
+                raise InputError(f"counts.{split}_defective must be below counts.{split}: some plates are normal.")
+
+
+def make_synthetic(root: str | Path, seed: int = 0, size: int = 128, counts: SyntheticCounts | None = None) -> Path:
+    """Draw the four sets into ``root``/<set> and return ``root``; a finished set of equal parameters is left alone.
+
+    Pictures are ``size`` x ``size``, plates 2 size high and 3/4 size wide. Each set is drawn beside its final folder
+    and renamed, so an interrupted one is drawn again; a finished one of other parameters is replaced.
+
+    Raises:
+        InputError: a bad parameter, or a folder of a set's name that this generator did not draw.
+    """
+    if type(size) is not int or size < 96 or size % 32:
+        raise InputError(f"size must be a multiple of 32 from 96, got {size!r}.")  # plates: sides multiples of 8
+    if type(seed) is not int or seed < 0:
+        raise InputError(f"seed must be a whole number from 0, got {seed!r}.")
+    counts = counts or SyntheticCounts()
+    for name in DEFECTS:
+        parameters = {"format": FORMAT, "set": name, "seed": seed, "size": size, "counts": asdict(counts)}
+        _make_set(Path(root).expanduser(), name, parameters, counts)
+    return Path(root)
+
+
+def _make_set(root: Path, name: str, parameters: dict[str, object], counts: SyntheticCounts) -> None:
+    final, part, old = root / name, root / f".{name}.part", root / f".{name}.old"
+    if final.exists():
+        if not (final / SYNTHETIC_MARKER).is_file():
+            raise InputError(f"{final} has no {SYNTHETIC_MARKER}, so it was not drawn here; move or delete it.")
+        if _parameters(final) == parameters:
+            return
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    seed, size = int(str(parameters["seed"])), int(str(parameters["size"]))
+    if name == "plates":
+        _draw_plates(part, seed, size, counts)
+    else:
+        _draw_objects(part, name, seed, size, counts)
+    write_json(part / SYNTHETIC_MARKER, parameters)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _parameters(folder: Path) -> object:
+    try:
+        return read_json(folder / SYNTHETIC_MARKER)
+    except json.JSONDecodeError:
+        return None
+
+
+def _draw_objects(folder: Path, name: str, seed: int, size: int, counts: SyntheticCounts) -> None:
+    """MVTec AD's layout. Train, good and defective pictures come from different seeds, so no scene is in two splits."""
+    place = (seed, list(DEFECTS).index(name))
+    for split, count in (("train", counts.train), ("test", counts.good)):
+        for i in range(count):
+            drawing = draw(name, (size, size), (*place, int(split == "test"), i))
+            _save(folder / split / "good" / f"{i:03d}.png", drawing.image)
+    kinds = DEFECTS[name]
+    for i in range(counts.defective):
+        defect, number = kinds[i % len(kinds)], i // len(kinds)
+        drawing = draw(name, (size, size), (*place, 2, i), defect)
+        _save(folder / "test" / defect / f"{number:03d}.png", drawing.image)
+        _save(folder / "ground_truth" / defect / f"{number:03d}_mask.png", drawing.mask)
+
+
+def _draw_plates(folder: Path, seed: int, size: int, counts: SyntheticCounts) -> None:
+    """KolektorSDD2's layout, with train/labels.csv so that weakly supervised training opens no mask."""
+    place = (seed, list(DEFECTS).index("plates"))
+    splits = (
+        ("train", counts.plates_train, counts.plates_train_defective, 10000),
+        ("test", counts.plates_test, counts.plates_test_defective, 20000),
+    )
+    for k, (split, count, defective, first) in enumerate(splits):
+        order = np.random.default_rng([*place, k]).permutation(count)  # defective ones stand among the others
+        for i in range(count):
+            defect = "defect" if order[i] < defective else None
+            drawing = draw("plates", (2 * size, 3 * size // 4), (*place, k, i), defect)
+            _save(folder / split / f"{first + i}.png", drawing.image)
+            _save(folder / split / f"{first + i}_GT.png", drawing.mask)
+    write_labels(folder)
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(path)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture (H, W, 3) or (H, W) uint8, its defect mask (H, W) bool, and the same picture without the defect."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    clean: np.ndarray
+
+
+def draw(kind: str, shape: tuple[int, int], seed: Sequence[int], defect: str | None = None) -> Drawing:
+    """Draw one scene of ``kind`` at ``shape`` = (H, W); equal arguments give equal pixels.
+
+    Outside the mask the picture equals its clean twin exactly.
+    """
+    clean = _render(kind, shape, seed, None, 0)
+    if defect is None:
+        return Drawing(clean, np.zeros(shape, bool), clean)
+    for attempt in range(50):
+        damaged = _render(kind, shape, seed, defect, attempt)
+        change = np.abs(damaged.astype(int) - clean).reshape(*shape, -1).max(axis=2)
+        mask = _region(change >= VISIBLE)
+        if mask.sum() >= MIN_DEFECT:
+            keep = mask if clean.ndim == 2 else mask[:, :, None]
+            return Drawing(np.where(keep, damaged, clean), mask, clean)
+    raise RuntimeError(f"No visible {defect} on {kind} at {shape} in 50 attempts.")  # a fault of the scene itself
+
+
+def _region(changed: np.ndarray) -> np.ndarray:
+    """Close gaps the texture leaves inside a defect and drop single pixels, as an annotator would."""
+    closed = ndimage.binary_closing(np.pad(changed, 1))[1:-1, 1:-1]
+    labels, count = ndimage.label(closed, np.ones((3, 3)))
+    sizes = ndimage.sum_labels(closed, labels, np.arange(count + 1))
+    return (sizes >= 4)[labels] & closed
+
+
+def _render(kind: str, shape: tuple[int, int], seed: Sequence[int], defect: str | None, attempt: int) -> np.ndarray:
+    height, width = (side * OVERSAMPLING for side in shape)
+    # unit of length: half the shorter side; y downwards, origin in the middle
+    half = min(height, width) / 2
+    y, x = ((np.arange(n, dtype=np.float64) + 0.5 - n / 2) / half for n in (height, width))
+    x, y = np.meshgrid(x, y)
+    scene = np.random.default_rng([*seed, 0])
+    light = 1 + scene.uniform(-0.06, 0.06) + scene.uniform(-0.05, 0.05) * x + scene.uniform(-0.05, 0.05) * y
+    picture = SCENES[kind](x, y, scene, defect, np.random.default_rng([*seed, 1, attempt]))
+    picture = picture * (light if picture.ndim == 2 else light[:, :, None])
+    picture = picture.reshape(shape[0], OVERSAMPLING, shape[1], OVERSAMPLING, -1).mean(axis=(1, 3))
+    noise = np.random.default_rng([*seed, 2]).normal(0, SENSOR_NOISE, picture.shape)
+    pixels = np.clip(np.round((picture + noise) * 255), 0, 255).astype(np.uint8)
+    return pixels if pixels.shape[2] == 3 else pixels[:, :, 0]
