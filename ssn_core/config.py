@@ -79,9 +79,7 @@ class RunConfig:
     def _range_checks(self) -> list[tuple[bool, str]]:
         size = self.image_size
         good_size = (
-            isinstance(size, tuple)
-            and len(size) == 2
-            and all(type(s) is int and s >= 32 and s % 8 == 0 for s in size)
+            isinstance(size, tuple) and len(size) == 2 and all(type(s) is int and s >= 32 and s % 8 == 0 for s in size)
         )
         integers = {"seed": 0, "epochs": 1, "batch_size": 2, "eval_every": 0}
         return [
@@ -142,7 +140,8 @@ class RunConfig:
             ),
             (
                 self.noise_unit == "adapted_std" and self.adaptor == "linear",
-                "noise_unit='adapted_std' is for adaptors that change the features' scale; with adaptor='linear' use 'feature_std'",
+                "noise_unit='adapted_std' is for adaptors that change the features' scale; "
+                "with adaptor='linear' use 'feature_std'",
             ),
             (
                 learned and self.method != "supersimplenet",
@@ -181,9 +180,7 @@ class RunConfig:
         Only fields that differ from the defaults enter the hash, so a field added later renames no old run.
         """
         changed = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
         }
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         data = self.dataset if self.category == self.dataset else f"{self.dataset}-{self.category}"
@@ -249,9 +246,7 @@ def _reject_unknown_fields(values: dict[str, Any]) -> None:
     known = [f.name for f in dataclasses.fields(RunConfig)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise InputError(
-            f"RunConfig has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}"
-        )
+        raise InputError(f"RunConfig has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}")
 
 
 def _number(value: Any) -> bool:

@@ -127,16 +127,15 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_clean: Tensor, grad_noisy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         noisy, weight, mean, variance, gamma, beta, v = ctx.saved_tensors
-        rows, masked, op = ctx.rows, ctx.masked, ctx.op
+        rows, _masked, _op = ctx.rows, ctx.masked, ctx.op
         inverse = (variance + 1e-5).rsqrt()
         scale = gamma * inverse
 
         def centred_and_gated(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
             """x - mean, and the incoming gradient after LeakyReLU's slope (before the projection's weights)."""
             centred = x - mean
-            positive = torch.addcmul(beta, centred, scale) > 0
-            g = g[:, None]
-            return centred, torch.where(positive, g, LEAK * g)
+            slope = torch.addcmul(beta, centred, scale).sign_().mul_((1 - LEAK) / 2).add_((1 + LEAK) / 2)
+            return centred, slope.mul_(g[:, None])
 
         gated_sum, gated_dot = torch.zeros_like(v), torch.zeros_like(v)
         for x, g in ((rows, grad_clean), (noisy, grad_noisy)):

@@ -59,14 +59,17 @@ class NoiseGenerator(nn.Module):
         self.latent = LATENT_CHANNELS if beta is not None else 0
         half = channels // 2
         self.layers = nn.Sequential(
-            nn.Linear(channels + self.latent, half), nn.ReLU(), nn.Linear(half, half), nn.ReLU(), nn.Linear(half, channels)
+            nn.Linear(channels + self.latent, half),
+            nn.ReLU(),
+            nn.Linear(half, half),
+            nn.ReLU(),
+            nn.Linear(half, channels),
         )
         for layer in self.layers[::2]:
             nn.init.xavier_normal_(layer.weight)
 
-    def forward(self, adapted: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Adapted features (N, C) -> noise (N, C)."""
+    def forward(self, adapted: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Adapted features (N, C), and for v2 a latent (N, 32) -> noise (N, C)."""
         if self.beta is None:
             return self.layers(adapted)
-        z = torch.randn(len(adapted), self.latent, generator=generator).to(adapted)
-        return torch.tanh(self.layers(torch.cat([adapted, z], dim=1))) * self.beta
+        return torch.tanh(self.layers(torch.cat([adapted, latent], dim=1))) * self.beta

@@ -115,9 +115,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for each way a file can be broken
-        raise InputError(
-            f"weights file {path} cannot be read ({error}); delete it and fetch it again"
-        ) from error
+        raise InputError(f"weights file {path} cannot be read ({error}); delete it and fetch it again") from error
 
 
 def _load_state(trunk: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:

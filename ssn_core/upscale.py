@@ -62,9 +62,7 @@ def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
     kernel = kernel / kernel.sum()
     matrix = torch.zeros(n, n, dtype=torch.float64)
     for i in range(n):
-        source = (i + offsets).remainder(
-            max(2 * (n - 1), 1)
-        )  # reflection without repeating the edge has this period
+        source = (i + offsets).remainder(max(2 * (n - 1), 1))  # reflection without repeating the edge has this period
         source = torch.minimum(source, 2 * (n - 1) - source) if n > 1 else torch.zeros_like(source)
         matrix[i].index_add_(0, source, kernel)
     return matrix
@@ -73,9 +71,7 @@ def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
 @lru_cache(maxsize=64)
 def _tap_matrices(size_in: tuple[int, int], size_out: tuple[int, int], taps: int) -> tuple[Tensor, Tensor]:
     """(H_out, taps * H_in) along y and (W_out, W_in * taps) along x, float32, for one layer."""
-    along_y, along_x = (
-        shifted_stack(upscale_matrix(i, o), taps) for i, o in zip(size_in, size_out, strict=True)
-    )
+    along_y, along_x = (shifted_stack(upscale_matrix(i, o), taps) for i, o in zip(size_in, size_out, strict=True))
     y = along_y.permute(1, 2, 0).reshape(size_out[0], -1)  # (H_out, H_in * taps): input row slow, tap fast
     x = along_x.permute(1, 2, 0).reshape(size_out[1], -1)  # (W_out, W_in * taps)
     return y.float().contiguous(), x.float().contiguous()
@@ -88,9 +84,7 @@ class UpscaledConv(nn.Module):
     interpolation matrices of one pair of sizes, so the weight stays an argument and stays trainable.
     """
 
-    def __init__(
-        self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int
-    ) -> None:
+    def __init__(self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int) -> None:
         super().__init__()
         self.taps, self.size_out = taps, size_out
         for layer, size in ((2, size2), (3, size3)):

@@ -1,0 +1,130 @@
+"""From a trained model to what a run folder keeps: metrics, scores, curves, example maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import metrics
+from .datasets import Sample
+from .features import Features
+from .fold import FoldedDetector
+from .images import read_mask
+
+NORMAL_QUANTILE = 0.99
+_BATCH = 8
+_EXAMPLES_PER_KIND = 1
+_CURVE_POINTS = 1000
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A model's outputs for n images: image scores (n,) and anomaly maps (n, H, W), both float32 logits."""
+
+    scores: np.ndarray
+    maps: np.ndarray
+
+    @property
+    def map_scores(self) -> np.ndarray:
+        """Maximum of every map (n,)."""
+        return self.maps.max((1, 2)) if len(self.maps) else np.zeros(0, np.float32)
+
+
+@torch.inference_mode()
+def predict_features(model: FoldedDetector, features: Features, device: torch.device) -> Outputs:
+    """Outputs from cached trunk features, at the model's image size."""
+    scores, maps = [], []
+    for start in range(0, len(features), _BATCH):
+        layers = features.batch(slice(start, start + _BATCH), device)
+        anomaly_map, score = model.heads(*layers, model.image_size)
+        scores.append(score.cpu())
+        maps.append(anomaly_map.cpu())
+    return Outputs(torch.cat(scores).numpy(), torch.cat(maps).numpy())
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labels (n,) and masks (n, H, W) bool of evaluated images; masks None where the data set marks no defects."""
+
+    labels: np.ndarray
+    masks: np.ndarray | None
+
+    @classmethod
+    def of(cls, samples: tuple[Sample, ...], image_size: tuple[int, int]) -> Truth:
+        """Read the masks at the evaluation size, by nearest; an image without one is normal everywhere."""
+        labels = np.array([s.label for s in samples])
+        if any(s.label and s.mask is None for s in samples):
+            return cls(labels, None)
+        masks = np.zeros((len(samples), *image_size), bool)
+        for mask, sample in zip(masks, samples, strict=True):
+            if sample.label:
+                mask[:] = read_mask(sample.mask, image_size)
+        return cls(labels, masks)
+
+
+def measure(outputs: Outputs, truth: Truth) -> dict[str, Any]:
+    """The seven metrics of the report; see :func:`ssn_core.metrics.evaluate`."""
+    return metrics.evaluate(outputs.scores, outputs.maps, truth.labels, truth.masks)
+
+
+def thresholds(outputs: Outputs, truth: Truth, normal: Outputs) -> dict[str, Any]:
+    """Decision thresholds of both scores: Youden's on the test set, as the report chose it, and a quantile of the
+    normal training images, which is all that a user without a labelled test set has."""
+    pairs = {"score": (outputs.scores, normal.scores), "map_score": (outputs.map_scores, normal.map_scores)}
+    both = len(set(truth.labels.tolist())) == 2
+    return {
+        "youden": {
+            name: metrics.youden(truth.labels, test)._asdict() if both else metrics.NOT_AVAILABLE
+            for name, (test, _) in pairs.items()
+        },
+        "train_quantile": {
+            "quantile": NORMAL_QUANTILE,
+            **{name: float(np.quantile(train, NORMAL_QUANTILE)) for name, (_, train) in pairs.items()},
+        },
+    }
+
+
+def score_rows(samples: tuple[Sample, ...], outputs: Outputs) -> list[dict[str, Any]]:
+    """One row per test image with both heads' scores (logits)."""
+    return [
+        {"image": s.name, "defect": s.defect, "label": s.label, "score": f"{score:.7g}", "map_score": f"{peak:.7g}"}
+        for s, score, peak in zip(samples, outputs.scores, outputs.map_scores, strict=True)
+    ]
+
+
+def curve_arrays(outputs: Outputs, truth: Truth) -> dict[str, np.ndarray]:
+    """ROC and precision-recall of both scores and the pixel-wise precision-recall; a curve that is not defined is left
+    out."""
+    arrays: dict[str, np.ndarray] = {}
+    if len(set(truth.labels.tolist())) == 2:
+        for name, scores in (("score", outputs.scores), ("map", outputs.map_scores)):
+            fpr, tpr = metrics.roc_curve(truth.labels, scores)[:2]
+            precision, recall = metrics.pr_curve(truth.labels, scores)[:2]
+            arrays |= {f"roc_{name}_fpr": fpr, f"roc_{name}_tpr": tpr}
+            arrays |= {f"pr_{name}_precision": precision, f"pr_{name}_recall": recall}
+    if truth.masks is not None and truth.masks.any():
+        precision, recall = metrics.pixel_pr_curve(outputs.maps, truth.masks, points=_CURVE_POINTS)[:2]
+        arrays |= {"pixel_precision": precision, "pixel_recall": recall}
+    return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
+
+
+def example_arrays(samples: tuple[Sample, ...], outputs: Outputs) -> dict[str, np.ndarray]:
+    """Maps (logits, float16) of the first test image of every kind of defect and of the normal ones, with names.
+
+    Chosen by name before any result is known, so every method shows the same images.
+    """
+    taken: dict[str, int] = {}
+    chosen = []
+    for i in sorted(range(len(samples)), key=lambda i: samples[i].name):
+        kind = samples[i].defect
+        taken[kind] = taken.get(kind, 0) + 1
+        if taken[kind] <= _EXAMPLES_PER_KIND:
+            chosen.append(i)
+    limit = np.finfo(np.float16).max
+    return {
+        "images": np.array([samples[i].name for i in chosen]),
+        "maps": outputs.maps[chosen].clip(-limit, limit).astype(np.float16),
+    }

@@ -1,0 +1,117 @@
+"""What a run trains on: the images of an epoch, their labels, and the masks of real defects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from .config import RunConfig
+from .datasets import Dataset, Sample
+from .errors import InputError
+from .features import FLIPS
+from .images import read_mask
+
+DILATION = 7  # pixels, square: annotations are drawn tight and the features are coarse
+REGION_WEIGHT, REGION_POWER = 3.0, 2
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Entries (sample, flip), normal ones first, and how many of the normal images are held out for selection."""
+
+    entries: list[tuple[Sample, int]]
+    normal: int
+    held_out: list[Sample]
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) bool: defective."""
+        return torch.arange(len(self.entries)) >= self.normal
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: Dataset) -> TrainingSet:
+        """Choose the entries of a run; raises :class:`InputError` when the data cannot serve its supervision."""
+        normal = [s for s in dataset.train if not s.label]
+        defective = [s for s in dataset.train if s.label]
+        where = f"{dataset.root}"
+        if config.supervision == "unsupervised":
+            defective = []
+        elif not defective:
+            raise InputError(
+                f"supervision={config.supervision!r} needs defective training images and {where} has none; "
+                "use supervision='unsupervised' or a data set in KolektorSDD2's layout"
+            )
+        if config.needs_training_masks and (bare := [s.name for s in defective if s.mask is None]):
+            raise InputError(
+                f"supervision={config.supervision!r} with noise_region={config.noise_region!r} reads training masks, "
+                f"but {len(bare)} defective training images in {where} have none, first {bare[0]}; add the masks or "
+                "use supervision='weak' with noise_region='anywhere'"
+            )
+        held = int(len(normal) * config.validation_fraction)
+        if config.validation_fraction and not held:
+            raise InputError(f"validation_fraction={config.validation_fraction} of {len(normal)} images holds none out")
+        order = np.random.default_rng(config.seed).permutation(len(normal))
+        held_out = [normal[i] for i in sorted(order[:held])]
+        kept = [normal[i] for i in sorted(order[held:])]
+        if len(defective) * config.flips > len(kept):
+            raise InputError(
+                f"flips={config.flips}: {len(defective)} defective images in {config.flips} versions need as many "
+                f"normal images, and {where} has {len(kept)}; choose flips={len(kept) // max(len(defective), 1) or 1} or fewer"
+            )
+        entries = [(s, 0) for s in kept] + [(s, flip) for s in defective for flip in range(config.flips)]
+        return cls(entries, len(kept), held_out)
+
+    def epoch_order(self, seen: Tensor, generator: torch.Generator) -> Tensor:
+        """Indices of one epoch in random order; ``seen`` (normal,) counts uses and is updated.
+
+        Unsupervised: every image. Supervised: every defective entry and as many normal images, those seen least
+        first (JIMS 2025, section 4.2), so that the classes are balanced and every normal image has its turn.
+        """
+        defective = torch.arange(self.normal, len(self.entries))
+        chosen = torch.arange(self.normal)
+        if len(defective):
+            keys = seen + torch.rand(self.normal, generator=generator)
+            chosen = keys.argsort()[: len(defective)]
+        seen[chosen] += 1
+        both = torch.cat([chosen, defective])
+        return both[torch.randperm(len(both), generator=generator)]
+
+
+@dataclass(frozen=True)
+class RealDefects:
+    """Masks (n, h, w) bool of real defects at feature size, weights (n, h, w) of the map loss; rows as the entries."""
+
+    masks: Tensor
+    weights: Tensor
+
+
+def real_defects(training: TrainingSet, image_size: tuple[int, int], size: tuple[int, int]) -> RealDefects:
+    """Read, dilate and shrink the training masks.
+
+    Weight inside a region: ``3 (d / d_max)^2`` of its distance transform (JIMS 2025, section 3.4), 1 elsewhere, so
+    that the uncertain border of an annotation counts little.
+    """
+    masks = torch.zeros(len(training.entries), *size, dtype=torch.bool)
+    weights = torch.ones(len(training.entries), *size)
+    for i in range(training.normal, len(training.entries)):
+        sample, flip = training.entries[i]
+        mask = ndimage.binary_dilation(read_mask(sample.mask, image_size), np.ones((DILATION, DILATION)))
+        both = torch.from_numpy(np.stack([mask, region_weights(mask)])).flip(FLIPS[flip]).float()
+        small, weight = F.adaptive_avg_pool2d(both[None], size)[0]
+        masks[i] = small >= 0.5
+        weights[i] = torch.where(masks[i], weight, 1.0)
+    return RealDefects(masks, weights)
+
+
+def region_weights(mask: np.ndarray) -> np.ndarray:
+    """``3 (d / d_max)^2`` per connected region of a mask (H, W) bool, 0 outside; float32."""
+    regions, count = ndimage.label(mask, np.ones((3, 3)))
+    distance = ndimage.distance_transform_edt(mask)
+    largest = ndimage.maximum(distance, regions, np.arange(count + 1))
+    peak = np.concatenate([[1.0], np.atleast_1d(largest)[1:]])[regions]
+    return (REGION_WEIGHT * (distance / peak) ** REGION_POWER).astype(np.float32)

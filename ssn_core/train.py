@@ -1,0 +1,261 @@
+"""The training loop: cached features in, trained heads out, one checkpoint between epochs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import RunConfig
+from .fast import FastForward, Masked
+from .features import Features
+from .losses import focal, map_loss
+from .models import Detector, GapCamNet, SimpleNet
+from .noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks
+from .supervision import RealDefects, TrainingSet
+
+HEAD_DECAY, ADAPTOR_DECAY = 1e-5, 1e-2  # the adaptor's is AdamW's default, as in the published training
+DECAY_AT, DECAY = (0.8, 0.9), 0.4
+CLIP_NORM = 1.0
+MAGNITUDE_WEIGHT = 10.0
+#: one generator step closes a cycle of this many batches: v1 takes turns, v2 has three discriminator steps to one
+GENERATOR_EVERY = {"learned_v1": 2, "learned_v2": 4}
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became infinite or NaN; the last checkpoint is from before."""
+
+
+class Trainer:
+    """One run's training. :meth:`epoch` trains one epoch and returns its history row; the state is in
+    :meth:`state_dict`, and an epoch's randomness comes from (seed, epoch) alone, so a resumed run repeats the
+    uninterrupted one exactly."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Detector,
+        features: Features,
+        training: TrainingSet,
+        defects: RealDefects | None,
+        device: torch.device,
+    ) -> None:
+        self.config, self.model, self.features, self.device = config, model.train(), features, device
+        self.training, self.defects, self.labels = training, defects, training.labels
+        self.forward = FastForward(model, *features.sizes)
+        self.seen, self.step, self.epochs_done = torch.zeros(training.normal), 0, 0
+        unit = features.standard_deviation()
+        self.feature_std = unit
+        self.sigma = config.noise_std * (unit if config.noise_unit == "feature_std" else 1.0)
+        heads = [p for name, p in model.named_parameters() if not name.startswith(("trunk", "adaptor"))]
+        self.parameters = [*model.adaptor.parameters(), *heads]
+        groups = [
+            {"params": list(model.adaptor.parameters()), "lr": config.adaptor_lr, "weight_decay": ADAPTOR_DECAY},
+            {"params": heads, "lr": config.head_lr, "weight_decay": HEAD_DECAY},
+        ]
+        self.optimizers = {"model": torch.optim.AdamW(groups)}
+        self.generator: NoiseGenerator | None = None
+        if config.noise != "gaussian":
+            self.generator = NoiseGenerator(model.channels, config.beta).to(device)
+            self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=1e-4)
+
+    def epoch(self) -> dict[str, Any]:
+        """Train one epoch; raises :class:`NonFiniteLoss` and then leaves nothing worth saving."""
+        rng = torch.Generator().manual_seed(1_000_003 * self.config.seed + self.epochs_done)
+        self._set_learning_rates()
+        sums: dict[str, list[Tensor]] = {}
+        order = self.training.epoch_order(self.seen, rng)
+        for index in order.split(self.config.batch_size):
+            for name, value in self._batch(index, rng).items():
+                sums.setdefault(name, []).append(value)
+        means = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
+        self.epochs_done += 1
+        if not all(math.isfinite(v) for v in means.values()):
+            raise NonFiniteLoss(f"{means} in epoch {self.epochs_done}")
+        return {"epoch": self.epochs_done, "step": self.step, **means}
+
+    def _set_learning_rates(self) -> None:
+        """x0.4 at 80 % and at 90 % of the epochs; the published schedule never touches the generator's rate."""
+        passed = sum(self.epochs_done >= int(part * self.config.epochs) for part in DECAY_AT)
+        base = (self.config.adaptor_lr, self.config.head_lr)
+        for group, rate in zip(self.optimizers["model"].param_groups, base, strict=True):
+            group["lr"] = rate * DECAY**passed
+
+    def _batch(self, index: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        layers = self.features.batch(index, self.device)
+        synthetic = self._synthetic_masks(index, rng)
+        masked = Masked.of(synthetic, self.device)
+        targets = self._targets(index, synthetic)
+        self.step += 1
+        if self.generator is None:
+            noise, adapted = self._gaussian(layers, masked, rng)
+            losses = self._losses(layers, masked, noise, targets, adapted)
+            self._step_model(losses["loss"])
+        else:
+            losses, noise = self._learned(layers, masked, targets, rng)
+        rms = noise.detach().square().mean().sqrt() if len(noise) else torch.zeros((), device=self.device)
+        return {**{k: v.detach() for k, v in losses.items()}, "noise_rms": rms}
+
+    def _synthetic_masks(self, index: Tensor, rng: torch.Generator) -> Tensor:
+        """(2B, h, w) bool on the CPU, where their count is known without waiting for the device."""
+        size, count = self.forward.size, len(index)
+        if isinstance(self.model, SimpleNet):  # normal copy, noisy copy
+            return torch.arange(2 * count).ge(count)[:, None, None].expand(-1, *size).contiguous()
+        masks = perlin_masks(2 * count, size, self.config.perlin_threshold, rng)
+        if self.defects is not None and self.config.noise_region == "outside_defects":
+            masks &= ~self.defects.masks[index].repeat(2, 1, 1)
+        return masks
+
+    def _targets(self, index: Tensor, synthetic: Tensor) -> dict[str, Tensor | None]:
+        """Map targets (2B, h, w), weights or None, image targets (2B,), and which images have a known map."""
+        real, defective = None, self.labels[index].repeat(2)
+        if self.config.supervision == "full":
+            assert self.defects is not None
+            real = self.defects.masks[index].repeat(2, 1, 1)
+        weights = None if real is None else self.defects.weights[index].repeat(2, 1, 1).to(self.device)
+        known = torch.arange(len(synthetic)) if real is not None else (~defective).nonzero().squeeze(1)
+        maps = synthetic if real is None else synthetic | real
+        image = synthetic.flatten(1).any(1) | defective
+        return {
+            "map": maps.to(self.device),
+            "weights": weights,
+            "image": image.to(self.device),
+            "known": known.to(self.device),
+        }
+
+    def _gaussian(
+        self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        noise = torch.randn(len(masked.where), self.model.channels, generator=rng).to(self.device, non_blocking=True)
+        if self.config.noise_unit != "adapted_std":
+            return noise * self.sigma, None
+        adapted = self.forward.adapted(*layers)
+        return noise * (self.config.noise_std * adapted.detach().std()), adapted
+
+    def _losses(
+        self,
+        layers: tuple[Tensor, ...],
+        masked: Masked,
+        noise: Tensor,
+        targets: dict[str, Any],
+        adapted: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Total, map and image loss; methods without a head have no loss for it."""
+        maps, scores = self.forward(*layers, masked, noise, adapted)
+        zero = torch.zeros((), device=self.device)
+        on_map = on_image = zero
+        if not isinstance(self.model, GapCamNet):
+            known, weights = targets["known"], targets["weights"]
+            on_map = map_loss(maps[known], targets["map"][known], None if weights is None else weights[known])
+        if not isinstance(self.model, SimpleNet):
+            on_image = focal(scores, targets["image"])
+        return {"loss": on_map + on_image, "loss_map": on_map, "loss_image": on_image}
+
+    def _step_model(self, loss: Tensor, **kwargs: Any) -> None:
+        optimizer = self.optimizers["model"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=self.parameters, **kwargs)
+        if self.config.supervision != "unsupervised":
+            nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        optimizer.step()
+
+    def _noise_from_generator(self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator) -> Tensor:
+        """Learned noise (N, C) at the masked positions; the generator reads the adapted features as data."""
+        with torch.no_grad():
+            adapted = self.forward.adapted(*layers).flatten(0, 2)
+            rows = adapted.index_select(0, masked.source)
+        if self.generator.beta is None:
+            return self.generator(rows)
+        shared = self.config.noise_rule == "as_published"  # there both copies of an image share one noise tensor
+        latent = torch.randn(len(adapted) if shared else len(rows), LATENT_CHANNELS, generator=rng).to(self.device)
+        return self.generator(rows, latent.index_select(0, masked.source) if shared else latent)
+
+    def _learned(
+        self, layers: tuple[Tensor, ...], masked: Masked, targets: dict[str, Any], rng: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One batch of adversarial training, by the rule of the configuration."""
+        turn = self.step % GENERATOR_EVERY[self.config.noise] == 0
+        noise = self._noise_from_generator(layers, masked, rng)
+        if self.config.noise_rule == "as_published":
+            losses = self._losses(layers, masked, noise, targets)
+            if turn:
+                losses["loss_generator"] = self._published_step(losses["loss"], noise)
+            else:
+                self._step_model(losses["loss"])
+        elif turn:
+            with _frozen_statistics(self.model):
+                losses = self._losses(layers, masked, noise, targets)
+            losses["loss_generator"] = self._generator_loss(losses["loss"], noise)
+            self._step_generator(losses["loss_generator"])
+        else:
+            losses = self._losses(layers, masked, noise.detach(), targets)
+            self._step_model(losses["loss"])
+        return losses, noise
+
+    def _generator_loss(self, loss: Tensor, noise: Tensor) -> Tensor:
+        """v1: ``-L``. v2: ``-L + 10 mean(eps^2)``, the mean over the noise that is injected."""
+        if self.config.noise == "learned_v1" or not len(noise):
+            return -loss
+        return MAGNITUDE_WEIGHT * noise.square().mean() - loss
+
+    def _step_generator(self, loss: Tensor) -> None:
+        optimizer = self.optimizers["generator"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(self.generator.parameters()))
+        optimizer.step()
+
+    def _published_step(self, loss: Tensor, noise: Tensor) -> Tensor:
+        """The published update (erratum 1): two backward passes, and no gradient cleared between them. Those of the
+        loss cancel, for the model altogether, and leave the generator the magnitude term alone."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        generator_loss = self._generator_loss(loss, noise)
+        loss.backward(retain_graph=True)
+        generator_loss.backward()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return generator_loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on."""
+        state = {
+            "seen": self.seen,
+            "step": self.step,
+            "epochs_done": self.epochs_done,
+            "model": trained_state(self.model),
+        }
+        state["optimizers"] = {name: opt.state_dict() for name, opt in self.optimizers.items()}
+        state["generator"] = None if self.generator is None else self.generator.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.seen, self.step, self.epochs_done = state["seen"], state["step"], state["epochs_done"]
+        self.model.load_state_dict(state["model"], strict=False)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.generator is not None:
+            self.generator.load_state_dict(state["generator"])
+
+
+def trained_state(model: Detector) -> dict[str, Tensor]:
+    """Weights and statistics of everything but the frozen trunk."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("trunk.")}
+
+
+@contextlib.contextmanager
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch statistics normalise but leave the running ones alone: a generator step is not the model's."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
