@@ -10,6 +10,7 @@ from .datasets import check, find_root, open_dataset
 from .errors import InputError
 from .fold import FoldedDetector, fold
 from .models import GapCamNet, Prediction, SimpleNet, SuperSimpleNet, build_model
+from .profiles import NotRun, Profile, load_profile, matched_control, run_command
 from .store import RunResult, find_run, load_model, load_run, run
 from .synthetic import make_synthetic
 
@@ -18,7 +19,9 @@ __all__ = [
     "FoldedDetector",
     "GapCamNet",
     "InputError",
+    "NotRun",
     "Prediction",
+    "Profile",
     "RunConfig",
     "RunResult",
     "SimpleNet",
@@ -29,10 +32,13 @@ __all__ = [
     "find_run",
     "fold",
     "load_model",
+    "load_profile",
     "load_run",
     "make_synthetic",
+    "matched_control",
     "metrics",
     "open_dataset",
     "preset",
     "run",
+    "run_command",
 ]

@@ -61,7 +61,7 @@ class TrainingSet:
         if len(defective) * config.flips > len(kept):
             raise InputError(
                 f"flips={config.flips}: {len(defective)} defective images in {config.flips} versions need as many "
-                f"normal images, and {where} has {len(kept)}; choose flips={len(kept) // max(len(defective), 1) or 1} or fewer"
+                f"normal images, and {where} has {len(kept)}; choose flips={len(kept) // len(defective) or 1} or fewer"
             )
         entries = [(s, 0) for s in kept] + [(s, flip) for s in defective for flip in range(config.flips)]
         return cls(entries, len(kept), held_out)
@@ -84,7 +84,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class RealDefects:
-    """Masks (n, h, w) bool of real defects at feature size, weights (n, h, w) of the map loss; rows as the entries."""
+    """Masks (n, h, w) bool of real defects at feature size, and the map loss's weights (n, h, w)."""
 
     masks: Tensor
     weights: Tensor

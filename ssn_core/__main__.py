@@ -1,0 +1,103 @@
+"""``python -m ssn_core``: check data, make one run, execute the notebooks, predict one image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from . import check, load_model, preset, run
+from .errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; a user's mistake prints one line and returns 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.action(options)
+    except InputError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ssn_core", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("check", help="compare a data folder with what the data sets should hold")
+    command.add_argument("data")
+    command.add_argument("--dataset")
+    command.add_argument("--category")
+    command.set_defaults(action=_check)
+
+    command = commands.add_parser("run", help="train and evaluate one configuration, or load it when finished")
+    command.add_argument("preset")
+    command.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="changes to the preset, e.g. category=screw")
+    command.add_argument("--store", default="data/results")
+    command.add_argument("--data-root")
+    command.add_argument("--device")
+    command.set_defaults(action=_run)
+
+    command = commands.add_parser("predict", help="anomaly scores of images by a finished run")
+    command.add_argument("run", help="a run folder that holds its weights")
+    command.add_argument("images", nargs="+")
+    command.set_defaults(action=_predict)
+
+    command = commands.add_parser("notebooks", help="execute the notebooks of a profile and export them to HTML")
+    command.add_argument("--profile", default="demo")
+    command.add_argument("--only", nargs="*", default=None, metavar="NUMBER", help="e.g. 01 04")
+    command.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
+    command.set_defaults(action=_notebooks)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    report = check(options.data, options.dataset, options.category)
+    print("\n".join(report.lines))
+    return report.status
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = preset(options.preset, **parse_fields(options.fields))
+    result = run(config, options.store, options.data_root, options.device)
+    for name, value in result.metrics.items():
+        print(f"{name}: {value}")
+    print(f"run folder: {result.path}")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from .fold import fold
+
+    model = fold(load_model(options.run))
+    print("image,score,map_score")
+    for image in options.images:
+        prediction = model.predict(image)
+        print(f"{image},{prediction.score:.6g},{prediction.map_score:.6g}")
+    return 0
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from .workflow import execute_notebooks  # papermill is an optional dependency
+
+    execute_notebooks(options.profile, options.only, parse_fields(options.parameter))
+    return 0
+
+
+def parse_fields(pairs: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` pairs; values are YAML scalars, and ``image_size=640,232`` is a pair."""
+    fields: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise InputError(f"{pair!r} is not FIELD=VALUE, for example category=screw")
+        fields[name] = tuple(yaml.safe_load(f"[{text}]")) if name == "image_size" else yaml.safe_load(text)
+    return fields
+
+
+if __name__ == "__main__":
+    sys.exit(main())

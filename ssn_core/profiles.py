@@ -1,0 +1,150 @@
+"""Profiles: which runs an execution of the notebooks makes, at what cost; read by notebooks and command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .config import PRESETS, RunConfig, preset
+from .datasets import open_dataset
+from .errors import InputError
+from .roots import find_root
+from .store import Log, RunResult, find_run, run
+from .synthetic import make_synthetic
+from .trunk import weights_path
+
+_KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments"}
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A run that a profile names and that this machine has no data or weights for; tables show it as "not run"."""
+
+    config: RunConfig
+    reason: str
+    command: str
+
+
+def project_root() -> Path:
+    """The checkout: the folder above the package, or the working directory or its parent, that holds profiles/."""
+    for folder in (Path(__file__).parents[1], Path.cwd(), Path.cwd().parent):
+        if (folder / "profiles").is_dir():
+            return folder
+    raise InputError(f"no profiles/ folder near {Path.cwd()}; work inside a checkout of the project")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile file: ``store`` and ``figures`` are folders below the checkout."""
+
+    name: str
+    description: str
+    store: Path
+    figures: Path
+    synthetic: bool
+    skip_unavailable: bool
+    defaults: dict[str, Any]
+    experiments: dict[str, dict[str, Any]]
+
+    def configs(self, experiment: str) -> list[RunConfig]:
+        """Every configuration of one experiment of the profile: its categories times its seeds (times its betas)."""
+        if experiment not in self.experiments:
+            raise InputError(
+                f"profile {self.name!r} has no experiment {experiment!r}; it has {', '.join(self.experiments)}"
+            )
+        return list(_expand(experiment, self.defaults, self.experiments[experiment]))
+
+    def run(self, runs: str | list[RunConfig], device: str | None = None, log: Log = print) -> list[RunResult | NotRun]:
+        """Run or load every configuration of one experiment, or those given; see :func:`ssn_core.run`."""
+        configs = self.configs(runs) if isinstance(runs, str) else runs
+        if self.synthetic:
+            make_synthetic(project_root() / "data" / "synthetic")  # idempotent
+        missing = {c.run_id: reason for c in configs if (reason := self._unavailable(c))}
+        if missing and not self.skip_unavailable:
+            raise InputError(f"profile {self.name!r}: {next(iter(missing.values()))}")
+        outcomes: list[RunResult | NotRun] = []
+        for config in configs:
+            if config.run_id in missing:
+                outcomes.append(NotRun(config, missing[config.run_id], run_command(config)))
+            else:
+                outcomes.append(run(config, self.store, self._data_root(config), device=device, log=log))
+        return outcomes
+
+    def _data_root(self, config: RunConfig) -> Path | None:
+        return project_root() / "data" / "synthetic" if config.dataset == "synthetic" else None
+
+    def _unavailable(self, config: RunConfig) -> str | None:
+        """Why a run cannot be made here, or None. A data set that is there and broken is not "unavailable"."""
+        if find_run(config, self.store) is not None:
+            return None
+        try:
+            find_root(config.dataset, config.category, self._data_root(config))
+        except InputError as error:
+            return f"data: {error}"
+        if self.skip_unavailable and weights_path(config.backbone) is None:
+            return f"weights: none of {config.backbone} on this machine (the command below downloads them)"
+        return None
+
+    def dataset(self, config: RunConfig) -> Any:
+        """The opened data set of a configuration (for panels), or None where it is not on this machine."""
+        try:
+            find_root(config.dataset, config.category, self._data_root(config))
+        except InputError:
+            return None
+        return open_dataset(config.dataset, config.category, self._data_root(config))
+
+
+def load_profile(name: str) -> Profile:
+    """Read ``profiles/<name>.yaml`` of the checkout; unknown keys, experiments and fields are errors that name them."""
+    root = project_root()
+    path = root / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (root / "profiles").glob("*.yaml")))
+        raise InputError(f"profile {name!r} is unknown (no {path}); choose one of {known}")
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if wrong := sorted(set(raw) ^ _KEYS):
+        raise InputError(
+            f"{path}: keys {', '.join(wrong)} are unknown or missing; a profile has {', '.join(sorted(_KEYS))}"
+        )
+    if wrong := sorted(set(raw["experiments"]) - set(PRESETS)):
+        raise InputError(f"{path}: unknown experiments {', '.join(wrong)}; choose from {', '.join(PRESETS)}")
+    paths = {key: root / raw[key] for key in ("store", "figures")}
+    profile = Profile(name, **{**{k: raw[k] for k in raw}, **paths})
+    for experiment in profile.experiments:
+        profile.configs(experiment)  # a bad field fails here, before anything runs
+    return profile
+
+
+def matched_control(result: RunResult) -> RunConfig:
+    """The control of a learned-noise run: fixed Gaussian noise of the RMS that the learned noise had on average, all
+    else equal. It tells what the generator learned from how loud it was."""
+    rms = float(result.history["noise_rms"].mean())
+    fields = result.config.as_dict() | {"experiment": "noise_control", "noise": "gaussian", "beta": None}
+    fields |= {"noise_rule": "adversarial", "noise_unit": "absolute", "noise_std": float(f"{rms:.3g}")}
+    return RunConfig.from_dict(fields)
+
+
+def run_command(config: RunConfig) -> str:
+    """The shell command that makes one run."""
+    base = preset(config.experiment).as_dict()
+    changed = {k: v for k, v in config.as_dict().items() if v != base[k]}
+    fields = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in changed.items()]
+    return " ".join(["python -m ssn_core run", config.experiment, *fields])
+
+
+def _expand(experiment: str, defaults: dict[str, Any], entry: dict[str, Any]) -> Iterator[RunConfig]:
+    """``categories``, ``seeds`` and ``betas`` are lists to multiply; everything else is a field of RunConfig."""
+    entry = dict(entry)
+    categories, seeds, betas = (entry.pop(key, default) for key, default in _LISTS.items())
+    for category in categories:
+        for beta in betas:
+            for seed in seeds:
+                fields = {**defaults, **entry, "category": category, "seed": seed}
+                yield preset(experiment, **fields, **({} if beta is None else {"beta": beta}))
+
+
+_LISTS: dict[str, list[Any]] = {"categories": ["bottle"], "seeds": [0], "betas": [None]}
