@@ -15,6 +15,7 @@ from ssn_core.ranking import Ranking, rank_images, rank_pixels
 
 METRICS = ("I-AUROC", "AP-det", "seg-I-AUROC", "seg-AP-det", "P-AUROC", "AUPRO", "AP-loc")
 NOT_AVAILABLE = "n/a"  # a class without positives, without negatives or without masks; never 0, which is a bad result
+MAX_FPR = 0.3  # where AUPRO stops: beyond it a map marks so much that overlap says little
 
 Metric = float | str
 
@@ -64,11 +65,11 @@ def evaluate(scores: Any, maps: Any, labels: Any, masks: Any | None) -> dict[str
     values: list[Metric] = []
     for ranking in (image, seg):
         values += [ranking.auroc(), ranking.average_precision()] if ranking else [NOT_AVAILABLE] * 2
-    values += [pixel.auroc(), pixel.aupro(0.3), pixel.average_precision()] if pixel else [NOT_AVAILABLE] * 3
+    values += [pixel.auroc(), pixel.aupro(MAX_FPR), pixel.average_precision()] if pixel else [NOT_AVAILABLE] * 3
     return dict(zip(METRICS, values, strict=True))
 
 
-def aupro(maps: Any, masks: Any | None, max_fpr: float = 0.3) -> Metric:
+def aupro(maps: Any, masks: Any | None, max_fpr: float = MAX_FPR) -> Metric:
     """Area under the per-region-overlap curve up to ``max_fpr``, divided by ``max_fpr``.
 
     In [0, 1], or ``NOT_AVAILABLE`` without masks, defective pixels or normal pixels. maps: (N, H, W) anomaly maps.

@@ -21,7 +21,7 @@ _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class Ranking:
-    """Counts at the D distinct scores of the positives, highest first. All arrays (D,)."""
+    """Counts at the D distinct scores of the positives, highest first. All arrays (D,); all metrics in [0, 1]."""
 
     threshold: np.ndarray  # the score itself
     true_positives: np.ndarray  # int64, positives >= threshold
@@ -56,18 +56,20 @@ class Ranking:
         return _area(*self.corners(self.recall), limit=1.0)
 
     def average_precision(self) -> float:
-        return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
+        # Weighted by whole numbers, divided at the end: a perfect ranking gives exactly 1.
+        gained = np.diff(self.true_positives, prepend=0)
+        return float(np.sum(gained * self.precision) / self.true_positives[-1])
 
     def aupro(self, max_fpr: float) -> float:
         return _area(*self.corners(self.overlap), limit=max_fpr) / max_fpr
 
 
 def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:
-    """Trapezoids under the polyline from 0 to ``limit``, where it is interpolated linearly."""
+    """Trapezoids under the polyline from 0 to ``limit``, where it is interpolated linearly; heights are at most 1."""
     inside = int(np.searchsorted(x, limit, side="right"))
     y_limit = np.interp(limit, x[inside - 1 : inside + 1], y[inside - 1 : inside + 1])
     x, y = np.append(x[:inside], limit), np.append(y[:inside], y_limit)
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
+    return min(limit, float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2))  # rounding may pass it by an ulp or so
 
 
 def rank(positives: np.ndarray, weights: np.ndarray, negatives: Iterable[np.ndarray]) -> Ranking | None:
@@ -89,17 +91,21 @@ def rank(positives: np.ndarray, weights: np.ndarray, negatives: Iterable[np.ndar
         total += len(chunk)
     if not total:
         return None
-    overlap = np.minimum(np.cumsum(weights, dtype=np.float64)[last], 1.0)  # rounding may pass 1 by an ulp or so
+    overlap = np.cumsum(weights, dtype=np.float64)[last]
     return Ranking(positives[last], last + 1, overlap, (total - below)[::-1], (not_above - below)[::-1], total)
 
 
 def rank_images(labels: np.ndarray, scores: np.ndarray) -> Ranking | None:
+    """Rank images by scores (N,) with labels (N,) bool; every positive weighs the same."""
     positives = scores[labels]
     return rank(positives, np.full(len(positives), 1 / max(1, len(positives))), [scores[~labels]])
 
 
 def rank_pixels(maps: np.ndarray, masks: np.ndarray | None) -> Ranking | None:
-    """Rank all pixels of all images; a defective pixel weighs 1 / (its region's pixels * number of regions)."""
+    """Rank all pixels of maps (N, H, W) and masks (N, H, W); a region's pixels weigh 1 / (their number * regions).
+
+    Beyond its inputs it needs a chunk and about 100 bytes per defective pixel.
+    """
     if masks is None:
         return None
     scores, weights, regions = [np.empty(0, np.float32)], [np.empty(0)], 0

@@ -17,6 +17,7 @@ from ssn_core.errors import InputError
 from ssn_core.metrics import METRICS, NOT_AVAILABLE, aupro, evaluate, pixel_pr_curve, pr_curve, roc_curve, youden
 
 EXACT = 1e-12
+PIXEL_METRICS = ("P-AUROC", "AUPRO", "AP-loc")
 
 
 def large_case(images: int, size: tuple[int, int] = (640, 232), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -198,6 +199,18 @@ def test_perfect_inverted_and_constant_maps() -> None:
     assert constant["AP-loc"] == pytest.approx(share, abs=EXACT)
 
 
+def test_rounding_never_passes_one() -> None:
+    for size in range(2, 60):
+        masks = np.zeros((2, 2 * size, 3), bool)
+        masks[0, :size, 0] = masks[1, ::2, 1] = True  # a region of many pixels and many of one
+        maps = np.where(masks, np.arange(masks.size).reshape(masks.shape) + 1.0, 0.0)
+        perfect = evaluate(np.arange(2 * size), np.zeros((2 * size, 1, 1)), np.arange(2 * size) >= size, None)
+        found = [aupro(maps, masks), *(evaluate([1, 0], maps, [1, 0], masks)[name] for name in PIXEL_METRICS)]
+        assert perfect["AP-det"] == perfect["I-AUROC"] == 1.0
+        for value in found:
+            assert 1 - EXACT < value <= 1
+
+
 def test_scores_are_compared_as_given() -> None:
     """No normalisation and no rounding: a bright normal image counts, and so does a difference of 1e-12."""
     masks = np.zeros((2, 4, 4), bool)
@@ -221,9 +234,6 @@ def test_tensors_and_integer_masks_give_the_same() -> None:
     assert evaluate(list(scores), maps, labels.astype(int), masks.astype(np.uint8)) == expected
     half = torch.tensor(maps).bfloat16()
     assert aupro(half, masks) == aupro(half.float().numpy(), masks)
-
-
-PIXEL_METRICS = ("P-AUROC", "AUPRO", "AP-loc")
 
 
 def test_what_cannot_be_measured_is_not_available() -> None:
