@@ -1,0 +1,45 @@
+# Two commands matter: `make report` and `make test`. Each makes the environment it needs.
+# PYTHON=/path/to/python uses an environment of your own (conda, Kaggle) instead of .venv and installs nothing.
+
+PROFILE ?= demo
+VENV := .venv
+ifdef PYTHON
+  PY := $(PYTHON)
+  READY :=
+else
+  PY := $(VENV)/bin/python
+  READY := $(VENV)/.ready
+endif
+
+.PHONY: report pdf test lint bench site clean help
+
+help:            ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+report: $(READY) ## execute the notebooks of PROFILE (demo, cpu, full) and rebuild both PDFs
+	$(PY) -m ssn_core notebooks --profile $(PROFILE)
+	$(PY) -m ssn_core report
+
+pdf: $(READY)    ## rebuild both PDFs from the committed results, without running anything
+	$(PY) -m ssn_core report
+
+site: $(READY)   ## execute the notebooks of PROFILE and export them to build/PROFILE/site/index.html
+	$(PY) -m ssn_core notebooks --profile $(PROFILE)
+
+test: $(READY)   ## lint and run every test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest
+
+bench: $(READY)  ## print speed ratios measured in one run (PEERS=1: other implementations too)
+	$(PY) -m ssn_core.bench $(if $(PEERS),--peers)
+
+$(VENV)/.ready: pyproject.toml
+	@echo "making the environment in $(VENV) (a few minutes the first time)"
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --progress-bar on --editable ".[notebooks,test]"
+	@touch $@
+
+clean:           ## remove what the commands make below build/
+	rm -rf build
