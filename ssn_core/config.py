@@ -72,9 +72,17 @@ class RunConfig:
             for name, known in CHOICES.items()
             if getattr(self, name) not in known
         ]
+        problems += [
+            f"{name}={value!r} must be {what}"
+            for name, what in (("experiment", "a name"), ("category", "a folder's name"))
+            if not isinstance(value := getattr(self, name), str) or not value or "/" in value
+        ]
         problems += [text for broken, text in (*self._range_checks(), *self._contradictions()) if broken]
         if problems:
             raise InputError("RunConfig: " + "; ".join(problems))
+        for field in dataclasses.fields(self):  # equal configurations have one spelling, hence one run folder
+            if type(value := getattr(self, field.name)) is int and "float" in str(field.type):
+                object.__setattr__(self, field.name, float(value))
 
     def _range_checks(self) -> list[tuple[bool, str]]:
         size = self.image_size
@@ -97,7 +105,7 @@ class RunConfig:
             (not _positive(self.noise_std), f"noise_std={self.noise_std!r} must be a number > 0"),
             (self.beta is not None and not _positive(self.beta), f"beta={self.beta!r} must be a number > 0"),
             (
-                self.flips not in (1, 2, 3, 4),
+                type(self.flips) is not int or self.flips not in (1, 2, 3, 4),
                 f"flips={self.flips!r} must be 1 to 4: as is, vertical, horizontal, rotated by 180 degrees",
             ),
             (
@@ -112,17 +120,13 @@ class RunConfig:
                 (not _positive(getattr(self, name)), f"{name}={getattr(self, name)!r} must be > 0")
                 for name in ("adaptor_lr", "head_lr")
             ),
-            (
-                not self.category or "/" in self.category,
-                f"category={self.category!r} must be a folder's name",
-            ),
         ]
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         learned = self.noise != "gaussian"
         return [
             (
-                self.experiment.startswith("scenario_b") and self.adaptor == "linear",
+                str(self.experiment).startswith("scenario_b") and self.adaptor == "linear",
                 "experiment='scenario_b' needs a nonlinear or spatial adaptor, got adaptor='linear'; "
                 "choose adaptor='conv3x3_bn_relu' or the preset 'scenario_a'",
             ),

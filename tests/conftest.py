@@ -1,0 +1,41 @@
+"""Shared fixtures: the real weights where they are at hand, tiny synthetic data sets, and no download ever."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssn_core.synthetic import SyntheticCounts, make_synthetic
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+#: ring, weave, thread: 8 training images, 3 + 4 test images; plates: 14 (3 defective), 5 (2 defective)
+COUNTS = SyntheticCounts(8, 3, 4, 14, 3, 5, 2)
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """The folder with ResNet18's weights and reference activations: SSN_WEIGHTS_DIR, else ../shared/weights."""
+    folder = Path(os.environ.get("SSN_WEIGHTS_DIR") or BESIDE / "weights")
+    if not (folder / "resnet18-imagenet1k-v1.pth").is_file():
+        pytest.skip(f"no resnet18-imagenet1k-v1.pth in {folder}; set SSN_WEIGHTS_DIR to a folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The four synthetic sets with a few 96 x 96 pictures each (plates: 192 x 72); read only."""
+    return make_synthetic(tmp_path_factory.mktemp("tiny_sets"), size=96, counts=COUNTS)
+
+
+@pytest.fixture(autouse=True)
+def _no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that would reach the network fails instead."""
+
+    def refuse(url: str, *_: Any, **__: Any) -> None:
+        raise AssertionError(f"a test tried to download {url}")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)

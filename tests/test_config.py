@@ -1,0 +1,136 @@
+"""RunConfig: presets are differences, contradictions are refused at construction, each message names its field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ssn_core.config import PRESETS, RunConfig, preset
+from ssn_core.errors import InputError
+
+
+def refused(**fields: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        RunConfig(**fields)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_differs_from_the_baseline_only_in_what_it_names(name: str) -> None:
+    made, base = preset(name).as_dict(), RunConfig().as_dict()
+    changed = {field for field in made if made[field] != base[field]}
+    assert changed - {"experiment"} == {
+        field for field, value in PRESETS[name].items() if value != getattr(RunConfig, field)
+    }
+    assert made["experiment"] == name
+
+
+def test_presets_hold_the_published_protocol() -> None:
+    base = preset("baseline")
+    assert (base.backbone, base.epochs, base.batch_size, base.image_size) == ("wide_resnet50_2", 300, 32, (256, 256))
+    assert (base.noise_std, base.noise_unit, base.perlin_threshold) == (0.015, "absolute", 0.2)
+    assert (base.adaptor_lr, base.head_lr) == (1e-4, 2e-4)
+    full = preset("supervised")
+    assert (full.image_size, full.perlin_threshold, full.flips) == ((640, 232), 0.6, 4)
+    assert (full.supervision, full.noise_region) == ("full", "outside_defects")
+    assert preset("weak_gap_cam").needs_training_masks is False
+    assert preset("weak_gap_cam_as_published").needs_training_masks is True
+    assert preset("unsupervised").perlin_threshold == 0.2
+
+
+def test_scenario_b_ablations_change_one_thing_each() -> None:
+    assert [preset(f"scenario_b{x}").adaptor for x in ("", "_conv3x3", "_bn", "_relu", "_rescaled")] == [
+        "conv3x3_bn_relu",
+        "conv3x3",
+        "bn",
+        "relu",
+        "conv3x3_bn_relu",
+    ]
+    assert preset("scenario_b_rescaled").noise_unit == "adapted_std"
+
+
+def test_unknown_preset_and_field_list_the_known_ones() -> None:
+    with pytest.raises(InputError, match="'scenario_c' is unknown; choose one of baseline, scenario_a"):
+        preset("scenario_c")
+    with pytest.raises(InputError, match="no field 'epoch'; its fields are experiment, dataset"):
+        preset("scenario_a", epoch=3)
+    with pytest.raises(InputError, match="no field 'colour'"):
+        RunConfig.from_dict({"colour": 1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"experiment": "scenario_b"}, "needs a nonlinear or spatial adaptor"),
+        ({"noise_std": 0}, "noise_std=0 must be a number > 0"),
+        ({"noise_std": -0.1}, "noise_std=-0.1 must"),
+        ({"noise_std": float("nan")}, "noise_std=nan must"),
+        ({"noise_std": "0.1"}, "noise_std='0.1' must"),
+        ({"noise": "learned_v2", "beta": 0}, "beta=0 must be a number > 0"),
+        ({"noise": "learned_v2", "beta": -1.0}, "beta=-1.0 must"),
+        ({"noise": "learned_v2"}, "needs beta"),
+        ({"beta": 0.1}, "beta=0.1 belongs to noise='learned_v2'"),
+        ({"noise": "learned_v1", "noise_rule": "as_published"}, "noise_rule='as_published'"),
+        ({"noise": "learned_v1", "method": "simplenet"}, "noise='learned_v1' is defined for"),
+        ({"image_size": (24, 64)}, "image_size=(24, 64) must be"),
+        ({"image_size": (64, 100)}, "image_size=(64, 100) must be"),
+        ({"image_size": 256}, "image_size=256 must be"),
+        ({"image_size": (256, 256, 3)}, "image_size=(256, 256, 3) must be"),
+        ({"image_size": (64.0, 64)}, "image_size=(64.0, 64) must be"),
+        ({"flips": 5}, "flips=5 must be 1 to 4"),
+        ({"flips": 0}, "flips=0 must be 1 to 4"),
+        ({"flips": True}, "flips=True must be 1 to 4"),
+        ({"epochs": 0}, "epochs=0 must be an integer >= 1"),
+        ({"epochs": 1.5}, "epochs=1.5 must be an integer"),
+        ({"batch_size": 1}, "batch_size=1 must be an integer >= 2"),
+        ({"seed": -1}, "seed=-1 must be an integer >= 0"),
+        ({"eval_every": -1}, "eval_every=-1 must"),
+        ({"adaptor_lr": 0}, "adaptor_lr=0 must be > 0"),
+        ({"head_lr": float("inf")}, "head_lr=inf must be > 0"),
+        ({"validation_fraction": 0.5}, "validation_fraction=0.5 must lie in"),
+        ({"perlin_threshold": None}, "perlin_threshold=None must be a number"),
+        ({"backbone": "resnet50"}, "backbone='resnet50' is unknown; choose one of wide_resnet50_2"),
+        ({"adaptor": "conv5x5"}, "adaptor='conv5x5' is unknown"),
+        ({"dataset": "visa"}, "dataset='visa' is unknown; choose one of mvtec"),
+        ({"noise_unit": "percent"}, "noise_unit='percent' is unknown"),
+        ({"supervision": "mixed"}, "supervision='mixed' is unknown"),
+        ({"category": ""}, "category='' must be a folder's name"),
+        ({"category": "a/b"}, "category='a/b' must be a folder's name"),
+        ({"category": 5}, "category=5 must be a folder's name"),
+        ({"experiment": 5}, "experiment=5 must be a name"),
+        ({"noise_unit": "adapted_std"}, "noise_unit='adapted_std' is for adaptors"),
+        ({"method": "gap_cam"}, "method='gap_cam' learns from image labels"),
+        ({"method": "simplenet", "supervision": "full"}, "method='simplenet' is unsupervised only"),
+        ({"noise_region": "outside_defects"}, "noise_region='outside_defects' needs training masks"),
+    ],
+)
+def test_bad_values_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    assert message in refused(**fields)
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    text = refused(noise_std=0, flips=9, backbone="vgg")
+    assert all(part in text for part in ("noise_std=0", "flips=9", "backbone='vgg'"))
+
+
+def test_round_trip_through_json_keeps_configuration_and_name() -> None:
+    made = preset("supervised", seed=3, noise_std=0.02)
+    again = RunConfig.from_dict(json.loads(json.dumps(made.as_dict())))
+    assert again == made and again.image_size == (640, 232)
+    assert again.run_id == made.run_id
+
+
+def test_run_id_is_readable_and_unique() -> None:
+    made = preset("scenario_a", category="screw", seed=4)
+    assert made.run_id.startswith("scenario_a-resnet18-mvtec-screw-s4-")
+    assert preset("weak_gap_cam").run_id.startswith("weak_gap_cam-wide_resnet50_2-ksdd2-s0-")
+    others = [preset("scenario_a", category="screw", seed=4, **x) for x in ({"epochs": 3}, {"noise_std": 0.02})]
+    assert len({made.run_id, *(other.run_id for other in others)}) == 3
+
+
+def test_equal_configurations_share_one_run_folder() -> None:
+    """A number may be written 1 or 1.0; an equal configuration must find the run that is already there."""
+    whole, point = preset("scenario_a", noise_std=1), preset("scenario_a", noise_std=1.0)
+    assert whole == point and whole.run_id == point.run_id
