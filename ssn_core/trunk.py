@@ -49,7 +49,7 @@ class EfficientNetLiteTrunk(nn.Module):
         self.stride16 = nn.Sequential(*net._blocks[5:11])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> (B, 40, H/8, W/8) and (B, 112, ceil(H/16), ceil(W/16)); linear block outputs."""
+        """(B, 3, H, W) -> (B, 40, H/8, W/8) and (B, 112, H // 16, W // 16); linear block outputs."""
         stride8 = self.stride8(self.stem(images))
         return stride8, self.stride16(stride8)
 
@@ -83,8 +83,8 @@ def _load_resnet(trunk: nn.Module, name: str) -> None:
     url = _RESNET_WEIGHTS[name].url
     if path is None:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1])
         except (URLError, OSError, RuntimeError) as error:
             raise InputError(
@@ -121,14 +121,15 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 def _load_state(trunk: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
     """Load what the trunk needs; later stages in the file are ignored, a missing or misshapen tensor is an error."""
     wanted = trunk.state_dict()
+    found = {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
     wrong = [
         key
         for key, value in wanted.items()
-        if not key.endswith("num_batches_tracked") and (key not in state or state[key].shape != value.shape)
+        if not key.endswith("num_batches_tracked") and (key not in found or found[key].shape != value.shape)
     ]
     if wrong:
         raise InputError(
             f"weights file {path} does not fit backbone {name!r}: {len(wrong)} tensors are missing or have another "
             f"shape, first {wrong[0]!r}; replace it with torchvision's IMAGENET1K_V1 weights of {name}"
         )
-    trunk.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+    trunk.load_state_dict({k: v for k, v in found.items() if k in wanted}, strict=False)

@@ -1,0 +1,86 @@
+"""What several test modules build: small models of every variant, made lively, and tiny runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssn_core.config import ADAPTORS, RunConfig, preset
+from ssn_core.models import Detector, GapCamNet, SimpleNet, SuperSimpleNet
+
+#: every method with every adaptor and every reading of the classification head, random weights
+VARIANTS: dict[str, Callable[..., Detector]] = {}
+
+
+def _add(name: str, kind: type[Detector], **fixed: Any) -> None:
+    VARIANTS[name] = lambda backbone="efficientnet_lite0", **options: kind(backbone=backbone, **fixed, **options)
+
+
+for _adaptor in ADAPTORS:
+    for _reads in ("raw", "adapted"):
+        for _stop in (True, False):
+            _name = f"ssn-{_adaptor}-{_reads}-{'stopped' if _stop else 'joined'}"
+            _add(_name, SuperSimpleNet, adaptor=_adaptor, cls_features=_reads, stop_gradient=_stop)
+    _add(f"gap_cam-{_adaptor}", GapCamNet, adaptor=_adaptor)
+    _add(f"simplenet-{_adaptor}", SimpleNet, adaptor=_adaptor)
+
+
+def enliven(model: Detector, seed: int = 0) -> Detector:
+    """Make nothing special: random affine weights, biases and running statistics everywhere, in the trunk too."""
+    rng = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            n = module.num_features
+            module.weight.data = 0.5 + torch.rand(n, generator=rng)
+            module.bias.data = 0.3 * torch.randn(n, generator=rng)
+            module.running_mean = 0.3 * torch.randn(n, generator=rng)
+            module.running_var = 0.5 + torch.rand(n, generator=rng)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            module.bias.data = 0.2 * torch.randn(len(module.bias), generator=rng)
+    return model
+
+
+def calibrate(model: Detector, images: Tensor, steps: int = 4) -> Detector:
+    """Give every BatchNorm, the trunk's first, the statistics of its inputs, as training would; then eval mode.
+
+    With them the logits of a random network are of the order of 1, as a trained one's are.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for module in model.modules():
+        module.training = True
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 0.5
+        for _ in range(steps):
+            model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def tiny_config(name: str = "scenario_a", **changes: Any) -> RunConfig:
+    """A run of seconds on the tiny synthetic sets: the backbone that needs no download, 64 x 64 images."""
+    weak = name in ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised")
+    fields: dict[str, Any] = {
+        "dataset": "synthetic",
+        "category": "plates" if weak else "ring",
+        "backbone": "efficientnet_lite0",
+        "image_size": (96, 40) if weak else (64, 64),
+        "epochs": 2,
+        "batch_size": 4,
+        "noise_unit": "feature_std",
+        "noise_std": 0.4,
+    }
+    if weak:
+        fields["flips"] = 2  # three defective images among eleven normal ones
+    return preset(name, **fields | changes)
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference relative to the largest wanted value."""
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)) if wanted.numel() else 0.0
