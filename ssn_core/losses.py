@@ -11,9 +11,9 @@ FOCAL_GAMMA = 4.0
 
 
 def focal(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Focal loss with gamma 4 and no class weight (Lin et al. 2017, equation 4), averaged over all cells."""
+    """Focal loss with gamma 4 and no class weight (Lin et al. 2017, equation 4), averaged over all cells; 0 without."""
     values = sigmoid_focal_loss(logits, targets.to(logits.dtype), alpha=-1, gamma=FOCAL_GAMMA, reduction="none")
-    return (values if weights is None else values * weights).mean()
+    return (values if weights is None else values * weights).sum() / max(values.numel(), 1)
 
 
 def truncated_l1(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

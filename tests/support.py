@@ -82,5 +82,6 @@ def tiny_config(name: str = "scenario_a", **changes: Any) -> RunConfig:
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Largest difference relative to the largest wanted value."""
+    found, wanted = found.detach(), wanted.detach()
     assert found.shape == wanted.shape, (found.shape, wanted.shape)
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)) if wanted.numel() else 0.0
