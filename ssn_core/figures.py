@@ -1,0 +1,229 @@
+"""Figures from run folders: curves, score histograms, histories. Each function returns a matplotlib Figure.
+
+``language`` is "en" or "it". To draw and write both at once see :func:`ssn_core.style.publish`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import tables
+from .config import RunConfig
+from .metrics import NOT_AVAILABLE
+from .store import RunResult
+from .style import DEFECTIVE, NORMAL, PUBLISHED, data_label, method_colour, method_label, pick, publish, save, styled
+
+__all__ = [
+    "histogram",
+    "image_curves",
+    "learning",
+    "metric_bars",
+    "pixel_pr",
+    "publish_learning",
+    "publish",
+    "save",
+    "styled",
+]
+
+#: the two scores of an image, named so that they cannot be taken for each other (erratum 5)
+SCORES = {
+    "score": ("image score (classification head)", "punteggio d'immagine (testa di classificazione)"),
+    "map_score": ("map score (maximum of the anomaly map)", "punteggio della mappa (massimo della mappa di anomalia)"),
+}
+_CURVE = {"score": "score", "map_score": "map"}  # names in curves.npz
+_LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
+_DASHES = ("-", "--", "-.", ":")
+_AREAS = {"roc": {"score": "I-AUROC", "map_score": "seg-I-AUROC"}, "pr": {"score": "AP-det", "map_score": "seg-AP-det"}}
+
+
+def image_curves(runs: Sequence[RunResult], kind: str = "roc", language: str = "en") -> Figure:
+    """ROC (``kind="roc"``) or precision-recall ("pr") curves of both scores; colours tell methods, dashes categories.
+
+    A dot marks Youden's point on ROC curves.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.2), sharey=True)
+    for ax, score in zip(axes, SCORES, strict=True):
+        for run in runs:
+            _image_curve(ax, run, runs, kind, score, language)
+        if kind == "roc":
+            ax.plot([0, 1], [0, 1], color="#aaaaaa", lw=0.8, ls=":")
+            ax.set_xlabel(pick(language, "false positive rate", "tasso di falsi positivi"))
+        else:
+            ax.set_xlabel(pick(language, "recall", "richiamo"))
+        ax.set(title=pick(language, *SCORES[score]), xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))
+        ax.legend(loc="lower right" if kind == "roc" else "lower left", title=_AREAS[kind][score], title_fontsize=7)
+    label = ("true positive rate", "tasso di veri positivi") if kind == "roc" else ("precision", "precisione")
+    axes[0].set_ylabel(pick(language, *label))
+    return figure
+
+
+def _image_curve(ax: Axes, run: RunResult, runs: Sequence[RunResult], kind: str, score: str, language: str) -> None:
+    names = [
+        f"{kind}_{_CURVE[score]}_{axis}" for axis in (("fpr", "tpr") if kind == "roc" else ("recall", "precision"))
+    ]
+    if names[0] not in run.curves:
+        return
+    style = {"drawstyle": "steps-pre"} if kind == "pr" else {}
+    label = f"{_short(run, runs, language)}: {run.metrics[_AREAS[kind][score]]:.3f}"
+    ax.plot(*(run.curves[name] for name in names), **_line(run, runs), label=label, **style)
+    point = run.metrics["youden"][score]
+    if kind == "roc" and point != NOT_AVAILABLE:
+        look = {"color": method_colour(run.config), "mec": "white", "mew": 0.6, "clip_on": False, "zorder": 4}
+        ax.plot(point["fpr"], point["tpr"], "o", **look)
+
+
+def _line(run: RunResult, runs: Sequence[RunResult]) -> dict[str, str]:
+    """Colour by method, dashes by category in order of appearance."""
+    categories = list(dict.fromkeys(r.config.category for r in runs))
+    return {"color": method_colour(run.config), "ls": _DASHES[categories.index(run.config.category) % len(_DASHES)]}
+
+
+def _short(run: RunResult, runs: Sequence[RunResult], language: str) -> str:
+    """What tells a run from the others of a figure: its method, its category, its seed, as far as they vary."""
+    parts = {
+        method_label(run.config, language): {method_label(r.config) for r in runs},
+        run.config.category: {r.config.category for r in runs},
+        f"{pick(language, 'seed', 'seme')} {run.config.seed}": {r.config.seed for r in runs},
+    }
+    varying = [part for part, values in parts.items() if len(values) > 1]
+    return ", ".join(varying) or method_label(run.config, language)
+
+
+def histogram(runs: Sequence[RunResult], score: str = "score", language: str = "en") -> Figure:
+    """Densities of a score over normal and defective test images, with Youden's threshold (test set) and the quantile
+    of the normal training images, which needs no labelled test set."""
+    figure, axes = plt.subplots(1, len(runs), figsize=(6.3, 2.6), squeeze=False)
+    for ax, run in zip(axes[0], runs, strict=True):
+        _histogram(ax, run, score, language)
+        ax.set(title=f"{method_label(run.config, language)}, {data_label(run.config, language)}")
+        ax.set_xlabel(
+            pick(language, *SCORES[score]) + pick(language, ", logit", ", logit") if len(runs) == 1 else "logit"
+        )
+    axes[0][0].set_ylabel(pick(language, "density", "densità"))
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _histogram(ax: Axes, run: RunResult, score: str, language: str) -> None:
+    values = run.scores[score].to_numpy()
+    labels = run.scores["label"].to_numpy()
+    bins = np.linspace(values.min(), values.max(), 26)
+    for label, colour, name in (
+        (0, NORMAL, pick(language, "normal", "normali")),
+        (1, DEFECTIVE, pick(language, "defective", "difettose")),
+    ):
+        ax.hist(values[labels == label], bins, density=True, color=colour, alpha=0.65, label=name, edgecolor="white")
+    youden = run.metrics["youden"][score]
+    if youden != NOT_AVAILABLE:
+        name = pick(language, "Youden's threshold (test)", "soglia di Youden (test)")
+        ax.axvline(youden["threshold"], color="black", ls="--", lw=1.1, label=name)
+    quantile = run.metrics["train_quantile"]
+    percent = f"{100 * quantile['quantile']:g}"
+    name = pick(language, f"{percent} % of normal training images", f"{percent} % delle immagini normali di training")
+    ax.axvline(quantile[score], color="black", ls=":", lw=1.3, label=name)
+    ax.grid(axis="x", visible=False)
+
+
+def metric_bars(outcomes: Sequence[Any], metrics: Sequence[str], language: str = "en") -> Figure:
+    """Bars per category and method, mean over the seeds (whiskers: standard deviation); diamonds are published means,
+    crosses the course report's values. A method that was not run leaves its place empty."""
+    configs = list({method_label(o.config): o.config for o in outcomes}.values())
+    categories = list(dict.fromkeys(o.config.category for o in outcomes))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 2.7), sharey=True, squeeze=False)
+    width = 0.8 / len(configs)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        for j, config in enumerate(configs):
+            for i, category in enumerate(categories):
+                place = i + (j - (len(configs) - 1) / 2) * width
+                _bar(ax, place, width, dataclasses.replace(config, category=category), outcomes, metric)
+            ax.bar([0], [0], color=method_colour(config), label=method_label(config, language))
+        ax.set_xticks(range(len(categories)), categories)
+        ax.set(title=metric, ylim=(0, 1.04))
+        ax.grid(axis="x", visible=False)
+    if any(o.config.dataset != "synthetic" for o in outcomes):
+        axes[0][0].plot([], [], "D", mfc="white", mec=PUBLISHED, ls="", label=pick(language, "published", "pubblicato"))
+        label = pick(language, "course report", "relazione del corso")
+        axes[0][0].plot([], [], "x", color=PUBLISHED, ls="", label=label)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
+    return figure
+
+
+def _bar(ax: Axes, place: float, width: float, config: RunConfig, outcomes: Sequence[Any], metric: str) -> None:
+    same = [o for o in tables.finished(outcomes) if tables.alike(o.config, config)]
+    values = [run.metrics[metric] for run in same if run.metrics[metric] != NOT_AVAILABLE]
+    if values:
+        spread = np.std(values, ddof=1) if len(values) > 1 else None
+        ax.bar(place, np.mean(values), 0.94 * width, yerr=spread, color=method_colour(config), error_kw={"lw": 0.8})
+    for marker, value in (("D", tables.published(config, metric)), ("x", tables.course_report(config, metric))):
+        if value is not None:
+            style = {"mfc": "white", "mec": PUBLISHED} if marker == "D" else {"color": PUBLISHED}
+            ax.plot(place, value[0], marker, zorder=5, clip_on=False, **style)
+
+
+def pixel_pr(runs: Sequence[RunResult], language: str = "en") -> Figure:
+    """Pixel-wise precision-recall curves."""
+    figure, ax = plt.subplots(figsize=(4.2, 3.2))
+    for run in runs:
+        if "pixel_recall" not in run.curves:
+            continue
+        recall, precision = run.curves["pixel_recall"], run.curves["pixel_precision"]
+        label = f"{_short(run, runs, language)}: {run.metrics['AP-loc']:.3f}"
+        ax.plot(recall, precision, **_line(run, runs), label=label, drawstyle="steps-pre")
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))
+    ax.set_xlabel(pick(language, "recall (pixels)", "richiamo (pixel)"))
+    ax.set_ylabel(pick(language, "precision (pixels)", "precisione (pixel)"))
+    ax.legend(title="AP-loc", title_fontsize=7, loc="best")
+    return figure
+
+
+def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, language: str = "en") -> Figure:
+    """Test metrics against optimiser steps, one row per category: ours where evaluated during training, and the course
+    report's training log (thin; its steps are epochs times batches of 32). No point but the last is a result."""
+    categories = [c for c in dict.fromkeys(o.config.category for o in outcomes) if _has_learning(outcomes, c)]
+    size = (6.3, 1.0 + 1.45 * len(categories))
+    figure, axes = plt.subplots(len(categories), len(metrics), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for row, category in zip(axes, categories, strict=True):
+        of_category = tables.select(outcomes, category=category)
+        for ax, metric in zip(row, metrics, strict=True):
+            for config in {method_label(o.config): o.config for o in of_category}.values():
+                if (log := tables.course_log(config)) is not None:
+                    ax.plot(log["step"], log[metric], color=method_colour(config), lw=0.7, alpha=0.75)
+            for run in tables.finished(of_category):
+                measured = run.history.dropna(subset=[metric])
+                ax.plot(measured["step"], measured[metric], color=method_colour(run.config), lw=1.6, marker=".")
+            ax.set(ylim=(0, 1.03), xscale="log")
+        row[0].set_ylabel(category)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        ax.set_title(metric)
+    for ax in axes[-1]:
+        ax.set_xlabel(pick(language, "optimiser steps", "passi dell'ottimizzatore"))
+    axes[0][0].plot([], [], color=PUBLISHED, lw=1.6, marker=".", label=pick(language, "ours", "nostri"))
+    label = pick(language, "course report's training log", "log di training della relazione del corso")
+    axes[0][0].plot([], [], color=PUBLISHED, lw=0.7, label=label)
+    for config in {o.config.experiment: o.config for o in outcomes}.values():
+        axes[0][0].plot([], [], color=method_colour(config), label=method_label(config, language))
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    return figure
+
+
+def _has_learning(outcomes: Sequence[Any], category: str) -> bool:
+    """Whether a category has a course-report log or a run of ours with more than the final evaluation."""
+    of_category = tables.select(outcomes, category=category)
+    ours = any(run.history["I-AUROC"].notna().sum() > 1 for run in tables.finished(of_category))
+    return ours or any(tables.course_log(o.config) is not None for o in of_category)
+
+
+def publish_learning(outcomes: Sequence[Any], folder: Any, name: str) -> Figure | None:
+    """:func:`learning` in both languages, or nothing where neither a log nor an evaluated history exists."""
+    drawn = [o for o in outcomes if _has_learning(outcomes, o.config.category)]
+    return publish(learning, drawn, folder=folder, name=name)

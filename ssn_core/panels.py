@@ -1,0 +1,165 @@
+"""Qualitative panels: image, ground truth, predicted mask, normalised and raw anomaly map, one row per run and image.
+
+The maps come from run folders. Photographs and masks are read from the data set when it is given; without it the rows
+show the maps and the file's name, and such a panel may be committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .datasets import Dataset, Sample
+from .errors import InputError
+from .images import read_image, read_mask
+from .profiles import Profile, project_root
+from .store import RunResult
+from .style import method_label, nothing_to_draw, pick, publish
+
+MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"
+_TEXT_WIDTH = 1.65  # of the column of names, in widths of a picture
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test image as one run saw it: ``anomaly_map`` (H, W) logits."""
+
+    run: RunResult
+    name: str
+    anomaly_map: np.ndarray
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        """Image score and map score, logits."""
+        row = self.run.scores.set_index("image").loc[self.name]
+        return float(row["score"]), float(row["map_score"])
+
+
+def pixel_threshold(run: RunResult) -> float:
+    """Where a map becomes a mask: logit 0 with a segmentation head, whose loss pushes normal cells below -0.5 and
+    anomalous ones above +0.5. A class activation map has no such zero: there, the quantile of the maps' maxima over
+    normal training images."""
+    return float(run.metrics["train_quantile"]["map_score"]) if run.config.method == "gap_cam" else 0.0
+
+
+def example_names(run: RunResult, defective: bool = True, count: int = 1) -> list[str]:
+    """The first ``count`` example images of a run, defective or normal, in name order: never chosen by a result."""
+    kinds = run.scores.set_index("image")["label"]
+    return [str(n) for n in sorted(run.examples["images"]) if bool(kinds[n]) == defective][:count]
+
+
+def rows_of(runs: Sequence[RunResult], names: Sequence[str]) -> list[Row]:
+    """The same images for every run; an image that a run kept no map of is an :class:`InputError`."""
+    rows = []
+    for name in names:
+        for run in runs:
+            at = np.flatnonzero(run.examples["images"] == name)
+            if not len(at):
+                raise InputError(f"{run.path / 'examples.npz'} holds no map of {name}; run the configuration again")
+            rows.append(Row(run, name, run.examples["maps"][at[0]].astype(np.float32)))
+    return rows
+
+
+def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "en") -> Figure:
+    """The panel of some rows; ``dataset`` adds the columns image and ground truth."""
+    samples = {} if dataset is None else {sample.name: sample for sample in dataset.test}
+    height, width = rows[0].anomaly_map.shape
+    columns = _columns(rows, language, bool(samples))
+    cell = (6.3 - 0.55) / (len(columns) + _TEXT_WIDTH)
+    row_height = max(cell * height / width, 0.86)
+    figure, axes = plt.subplots(
+        len(rows), len(columns) + 1, figsize=(6.3, row_height * len(rows) * 1.05 + 0.3), squeeze=False,
+        width_ratios=[_TEXT_WIDTH, *[1.0] * len(columns)],
+    )  # fmt: skip
+    limit = max(float(np.quantile(np.abs(row.anomaly_map - pixel_threshold(row.run)), 0.99)) for row in rows)
+    for i, row in enumerate(rows):
+        _name(axes[i, 0], row, language)
+        pictures = _pictures(row, samples.get(row.name), limit)
+        for ax, (title, key) in zip(axes[i, 1:], columns, strict=True):
+            shown = ax.imshow(**pictures[key])
+            ax.set_axis_off()
+            if i == 0:
+                ax.set_title(title, fontsize=7)
+    bar = figure.colorbar(shown, ax=axes[:, -1], shrink=min(1.0, 2 / len(rows)), pad=0.02, aspect=14)
+    bar.set_label(pick(language, "logit − threshold", "logit − soglia"), fontsize=6.5)
+    bar.ax.tick_params(labelsize=6)
+    return figure
+
+
+def _columns(rows: Sequence[Row], language: str, photographs: bool) -> list[tuple[str, str]]:
+    rules = {"> 99 % norm." if row.run.config.method == "gap_cam" else "logit > 0" for row in rows}
+    columns = [
+        (pick(language, "mask", "maschera") + f"\n({', '.join(sorted(rules))})", "mask"),
+        (pick(language, "map, scaled\nper image", "mappa, scalata\nper immagine"), "normalised"),
+        (pick(language, "map, raw", "mappa, grezza"), "raw"),
+    ]
+    first = [
+        (pick(language, "image", "immagine"), "image"),
+        (pick(language, "ground\ntruth", "difetto\nreale"), "truth"),
+    ]
+    return first + columns if photographs else columns
+
+
+def _pictures(row: Row, sample: Sample | None, limit: float) -> dict[str, dict[str, Any]]:
+    """Arguments of imshow per column."""
+    values, threshold = row.anomaly_map, pixel_threshold(row.run)
+    spread = float(values.max() - values.min())
+    pictures = {
+        "mask": {"X": values > threshold, "cmap": "gray", "vmin": 0, "vmax": 1},
+        "normalised": {"X": (values - values.min()) / (spread or 1.0), "cmap": MAP_COLOURS, "vmin": 0, "vmax": 1},
+        "raw": {"X": values - threshold, "cmap": RAW_COLOURS, "vmin": -limit, "vmax": limit},
+    }
+    if sample is not None:
+        height, width = values.shape
+        image = Image.fromarray(read_image(sample.image)).resize((width, height), Image.Resampling.LANCZOS)
+        truth = np.zeros((height, width), bool) if sample.mask is None else read_mask(sample.mask, (height, width))
+        pictures |= {"image": {"X": np.asarray(image)}, "truth": {"X": truth, "cmap": "gray", "vmin": 0, "vmax": 1}}
+    return pictures
+
+
+def _name(ax: Axes, row: Row, language: str) -> None:
+    """Method, file and both scores, each by its full name."""
+    score, map_score = (f"{value:+.2f}".replace("-", "\u2212") for value in row.scores)
+    text = pick(
+        language,
+        f"{row.name}\nimage score {score}\n(classification head)\nmap score {map_score}\n(maximum of the map)",
+        f"{row.name}\npunteggio d'immagine {score}\n(testa di classificazione)\n"
+        f"punteggio della mappa {map_score}\n(massimo della mappa)",
+    )
+    ax.set_axis_off()
+    ax.text(
+        0, 0.98, method_label(row.run.config, language), va="top", fontsize=7, weight="bold", transform=ax.transAxes
+    )
+    ax.text(0, 0.84, text, va="top", fontsize=6, linespacing=1.25, transform=ax.transAxes)
+
+
+def publish_panel(rows: Sequence[Row], dataset: Dataset | None, profile: Profile, name: str) -> Figure:
+    """Write a panel where it may lie: with photographs into the profile's figures only for synthetic data. For real
+    data that folder gets the maps alone, and the photographs go to ``build/<profile>/panels``."""
+    if dataset is None or dataset.name == "synthetic":
+        return publish(panel, rows, dataset, folder=profile.figures, name=name, vector=False)
+    publish(panel, rows, None, folder=profile.figures, name=name, vector=False)
+    return publish(panel, rows, dataset, folder=photographs_folder(profile), name=name, vector=False)
+
+
+def publish_examples(
+    profile: Profile, runs: Sequence[RunResult], name: str, defective: bool = True, count: int = 2
+) -> Figure | None:
+    """The same example images as every run saw them; None when no run is finished."""
+    if not runs:
+        return nothing_to_draw(name)
+    rows = rows_of(runs, example_names(runs[0], defective, count))
+    return publish_panel(rows, profile.dataset(runs[0].config), profile, name)
+
+
+def photographs_folder(profile: Profile) -> Path:
+    """Where panels with photographs of real data sets go: below build/, never in git."""
+    return project_root() / "build" / profile.name / "panels"

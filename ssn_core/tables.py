@@ -1,0 +1,235 @@
+"""Tables of measured runs beside published and course-report figures; every number is read from a file.
+
+All cells are text, so that a notebook shows what the CSV holds. Rates are fractions with four decimals. An empty cell:
+the source has no such value. "n/a": the metric is not defined there. "not run": no run, and ``command`` makes one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .config import RunConfig
+from .datasets import EXPECTED
+from .files import write_atomic
+from .metrics import METRICS, NOT_AVAILABLE
+from .profiles import NotRun, project_root, run_command
+from .store import RunResult
+from .style import data_label, method_label
+
+Outcome = RunResult | NotRun
+NOT_RUN = "not run"
+LAST = 10  # evaluations in the band that shows what one final value is worth
+MAIN_BETA = 0.1  # the bound that the course report took from its sweep into its comparison
+
+_TABLE_METRICS: dict[str, Sequence[str]] = {
+    "2": ("I-AUROC", "seg-I-AUROC", "AUPRO"),
+    "7": ("I-AUROC", "AP-det", "seg-I-AUROC", "P-AUROC", "AUPRO", "AP-loc"),
+    "8": ("AP-det", "AP-loc"),
+}
+#: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment
+_PUBLISHED_KSDD2: dict[str, tuple[str, str, float | None]] = {
+    "supervised": ("ICPR 2024", "full", 246),
+    "unsupervised": ("JIMS 2025", "unsupervised", None),
+    "weak_gap_cam": ("JIMS 2025", "weak", 0),
+}
+
+
+def write(frame: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFrame:
+    """Write ``<folder>/<name>.csv`` whole and return the frame, to be shown."""
+    write_atomic(Path(folder) / f"{name}.csv", lambda part: frame.to_csv(part, index=False, lineterminator="\n"))
+    return frame
+
+
+def finished(outcomes: Iterable[Outcome]) -> list[RunResult]:
+    """Those that were run."""
+    return [outcome for outcome in outcomes if isinstance(outcome, RunResult)]
+
+
+def select(outcomes: Iterable[Outcome], **fields: Any) -> list[Outcome]:
+    """Those whose configuration has the given fields, e.g. ``category="screw"``."""
+    return [o for o in outcomes if all(getattr(o.config, name) == value for name, value in fields.items())]
+
+
+def alike(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two configurations differ in nothing but the seed."""
+    return dataclasses.replace(one, seed=0) == dataclasses.replace(other, seed=0)
+
+
+@functools.cache
+def reference(name: str) -> pd.DataFrame:
+    """A file of ``data/reference`` by its stem, see the README there."""
+    return pd.read_csv(project_root() / "data" / "reference" / f"{name}.csv")
+
+
+def published(config: RunConfig, metric: str) -> tuple[float, float, str] | None:
+    """Mean, standard deviation and source of the published run of the same method on the same data, or None.
+
+    MVTec AD: ICPR 2024 with Wide-ResNet50, hence for the baseline only. KolektorSDD2: see the module's table.
+    """
+    if config.experiment == "baseline" and config.dataset == "mvtec":
+        wanted: tuple[str, str, float | None] = ("ICPR 2024", "unsupervised", None)
+    elif config.dataset == "ksdd2" and config.experiment in _PUBLISHED_KSDD2:
+        wanted = _PUBLISHED_KSDD2[config.experiment]
+    else:
+        return None
+    source, supervision, masks = wanted
+    frame = reference("supersimplenet_published")
+    rows = frame[
+        (frame["source"] == source)
+        & (frame["dataset"] == config.dataset)
+        & (frame["category"] == config.category)
+        & (frame["supervision"] == supervision)
+        & (frame["metric"] == metric)
+        & (frame["masks"].isna() if masks is None else frame["masks"] == masks)
+    ]
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    return float(row["mean"]), float(row["std"]), source
+
+
+def course_report(config: RunConfig, metric: str) -> tuple[float, str] | None:
+    """The course report's value for a configuration and where it stands, or None: its tables, else its training log."""
+    name = _course_name(config)
+    tables, log = reference("course_report_tables"), reference("course_report_training_log")
+    rows = tables[
+        (tables["configuration"] == name)
+        & (tables["dataset"] == config.dataset)
+        & (tables["category"] == config.category)
+        & tables["metric"].isin([metric, f"ROC curve {metric}"])
+    ]
+    if not rows.empty:
+        row = rows.iloc[0]
+        return float(row["value"]) / (100 if row["unit"] == "%" else 1), f"Table {row['table']}"
+    final = log[(log["experiment"] == name) & (log["category"] == config.category) & (log["evaluation"] == "final")]
+    if final.empty or config.dataset not in ("mvtec", "ksdd2"):
+        return None
+    return float(final.iloc[0][metric]), "training log"
+
+
+def course_log(config: RunConfig) -> pd.DataFrame | None:
+    """The course report's training log of a configuration, or None; ``step`` is added (batches of 32 images)."""
+    expected = EXPECTED.get((config.dataset, config.category))
+    if config.dataset != "mvtec" or expected is None:
+        return None
+    log = reference("course_report_training_log")
+    rows = log[(log["experiment"] == _course_name(config)) & (log["category"] == config.category)]
+    return None if rows.empty else rows.assign(step=rows["epoch"] * math.ceil(expected.train / 32))
+
+
+def _course_name(config: RunConfig) -> str:
+    """How the course report's files call an experiment. Its learned noise v2 was trained by the published rule."""
+    if config.experiment in ("learned_noise_v2", "learned_noise_v2_as_published"):
+        return f"learned_noise_v2_beta{config.beta:g}" if config.experiment.endswith("as_published") else ""
+    if config.experiment.startswith("weak_gap_cam"):
+        return "weak_gap_cam" if config.experiment.endswith("as_published") else ""
+    return {"supervised": "supersimplenet_full"}.get(config.experiment, config.experiment)
+
+
+def comparison(outcomes: Sequence[Outcome], metrics: Sequence[str] = METRICS, references: bool = True) -> pd.DataFrame:
+    """One row per method, data set and metric: published, course report, ours over the seeds, and the conditions.
+
+    ``references=False`` leaves the published and course-report columns out: synthetic data have nothing to compare.
+    """
+    rows = []
+    for group in _groups(outcomes):
+        config = group[0].config
+        for metric in metrics:
+            row = {"method": method_label(config), "data": data_label(config), "metric": metric}
+            if references:
+                row |= _reference_cells(config, metric)
+            rows.append(row | _ours(group, metric) | conditions(group))
+    return pd.DataFrame(rows).fillna("")
+
+
+def table2_scenarios(outcomes: Sequence[Outcome], references: bool = True) -> pd.DataFrame:
+    """Baseline, scenario A and scenario B per category (the course report's Table 2, with the map's own score)."""
+    order = {c: i for i, c in enumerate(dict.fromkeys(o.config.category for o in outcomes))}
+    by_category = sorted(outcomes, key=lambda o: order[o.config.category])
+    return comparison(by_category, _TABLE_METRICS["2"], references)
+
+
+def runs(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """What was run and what was not: one row per configuration, with steps, wall time and the command."""
+    rows = []
+    for outcome in outcomes:
+        config = outcome.config
+        row = {"method": method_label(config), "data": data_label(config), "seed": str(config.seed)}
+        row |= {"backbone": config.backbone, "epochs": str(config.epochs), "batch_size": str(config.batch_size)}
+        if isinstance(outcome, RunResult):
+            info = outcome.info
+            row |= {"status": info["status"], "steps": str(info["steps"]), "seconds": f"{info['wall_seconds']:.0f}"}
+            row |= {"device": info["device"], "train": str(info["data"]["train_used"])}
+            row |= {"test": str(info["data"]["test"]), "note": info["note"]}
+        else:
+            row |= {"status": NOT_RUN, "note": outcome.reason.splitlines()[0]}
+        rows.append(row | {"command": run_command(config)})
+    return pd.DataFrame(rows).fillna("")
+
+
+def conditions(group: Sequence[Outcome]) -> dict[str, str]:
+    """What a measured number depends on, for the runs of one method that differ in their seed only."""
+    config, done = group[0].config, finished(group)
+    cells = {
+        "n": str(len(done)),
+        "status": _status(group),
+        "backbone": config.backbone,
+        "image_size": "x".join(map(str, config.image_size)),
+        "epochs": str(config.epochs),
+        "batch_size": str(config.batch_size),
+        "steps": " / ".join(sorted({str(r.info["steps"]) for r in done})),
+        "seeds": " ".join(str(r.config.seed) for r in done),
+        "device": " / ".join(sorted({r.info["device"] for r in done})),
+    }
+    return cells | {"command": "; ".join(o.command for o in group if isinstance(o, NotRun))}
+
+
+def _status(group: Sequence[Outcome]) -> str:
+    done = finished(group)
+    if not done:
+        return NOT_RUN
+    diverged = sum(result.info["status"] == "diverged" for result in done)
+    parts = [f"{diverged} of {len(done)} diverged" if diverged and len(done) > 1 else "diverged"] if diverged else []
+    if len(done) < len(group):
+        parts.append(f"{len(group) - len(done)} of {len(group)} {NOT_RUN}")
+    return ", ".join(parts) or "finished"
+
+
+def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Outcomes that differ in nothing but the seed, in order of appearance."""
+    groups: dict[RunConfig, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(dataclasses.replace(outcome.config, seed=0), []).append(outcome)
+    return list(groups.values())
+
+
+def _reference_cells(config: RunConfig, metric: str) -> dict[str, str]:
+    cells = dict.fromkeys(("published_mean", "published_std", "source", "course_report", "course_source"), "")
+    if (theirs := published(config, metric)) is not None:
+        cells |= {"published_mean": f"{theirs[0]:.4f}", "published_std": f"{theirs[1]:.4f}", "source": theirs[2]}
+    if (course := course_report(config, metric)) is not None:
+        cells |= {"course_report": f"{course[0]:.4f}", "course_source": course[1]}
+    return cells
+
+
+def _ours(group: Sequence[Outcome], metric: str) -> dict[str, str]:
+    done = finished(group)
+    if not done:
+        return {"ours_mean": NOT_RUN, "ours_std": ""}
+    return mean_and_std([result.metrics[metric] for result in done])
+
+
+def mean_and_std(values: Sequence[float | str]) -> dict[str, str]:
+    """Cells ``ours_mean`` and ``ours_std`` (of a sample; empty for one value); "n/a" stays "n/a"."""
+    if any(value == NOT_AVAILABLE for value in values):
+        return {"ours_mean": NOT_AVAILABLE, "ours_std": ""}
+    spread = f"{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return {"ours_mean": f"{np.mean(values):.4f}", "ours_std": spread}
