@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from support import relative
 from torchvision.transforms.functional import gaussian_blur
 
 from ssn_core.upscale import (
@@ -18,7 +19,6 @@ from ssn_core.upscale import (
     upscale,
     upscale_matrix,
 )
-from support import relative
 
 #: layer2, layer3: even, odd (KolektorSDD2's 640 x 232 has 29 -> 15), and one row only
 SIZES = [((8, 8), (4, 4)), ((10, 29), (5, 15)), ((7, 3), (4, 2)), ((4, 6), (2, 3)), ((2, 4), (1, 2))]
