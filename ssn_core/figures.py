@@ -23,10 +23,8 @@ from .style import DEFECTIVE, NORMAL, PUBLISHED, data_label, method_colour, meth
 __all__ = [
     "histogram",
     "image_curves",
-    "learning",
     "metric_bars",
     "pixel_pr",
-    "publish_learning",
     "publish",
     "save",
     "styled",
@@ -34,11 +32,13 @@ __all__ = [
 
 #: the two scores of an image, named so that they cannot be taken for each other (erratum 5)
 SCORES = {
-    "score": ("image score (classification head)", "punteggio d'immagine (testa di classificazione)"),
-    "map_score": ("map score (maximum of the anomaly map)", "punteggio della mappa (massimo della mappa di anomalia)"),
+    "score": ("image score\n(classification head)", "punteggio d'immagine\n(testa di classificazione)"),
+    "map_score": (
+        "map score\n(maximum of the anomaly map)",
+        "punteggio della mappa\n(massimo della mappa di anomalia)",
+    ),
 }
 _CURVE = {"score": "score", "map_score": "map"}  # names in curves.npz
-_LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
 _DASHES = ("-", "--", "-.", ":")
 _AREAS = {"roc": {"score": "I-AUROC", "map_score": "seg-I-AUROC"}, "pr": {"score": "AP-det", "map_score": "seg-AP-det"}}
 
@@ -103,9 +103,7 @@ def histogram(runs: Sequence[RunResult], score: str = "score", language: str = "
     for ax, run in zip(axes[0], runs, strict=True):
         _histogram(ax, run, score, language)
         ax.set(title=f"{method_label(run.config, language)}, {data_label(run.config, language)}")
-        ax.set_xlabel(
-            pick(language, *SCORES[score]) + pick(language, ", logit", ", logit") if len(runs) == 1 else "logit"
-        )
+        ax.set_xlabel(pick(language, *SCORES[score]).split("\n")[0] + ", logit")
     axes[0][0].set_ylabel(pick(language, "density", "densità"))
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -143,10 +141,11 @@ def metric_bars(outcomes: Sequence[Any], metrics: Sequence[str], language: str =
         for j, config in enumerate(configs):
             for i, category in enumerate(categories):
                 place = i + (j - (len(configs) - 1) / 2) * width
-                _bar(ax, place, width, dataclasses.replace(config, category=category), outcomes, metric)
+                same = dataclasses.replace(config, category=category)
+                _bar(ax, place, width, same, outcomes, metric, numbers=len(configs) * len(categories) <= 6)
             ax.bar([0], [0], color=method_colour(config), label=method_label(config, language))
         ax.set_xticks(range(len(categories)), categories)
-        ax.set(title=metric, ylim=(0, 1.04))
+        ax.set(title=metric, ylim=(0, 1.08))
         ax.grid(axis="x", visible=False)
     if any(o.config.dataset != "synthetic" for o in outcomes):
         axes[0][0].plot([], [], "D", mfc="white", mec=PUBLISHED, ls="", label=pick(language, "published", "pubblicato"))
@@ -157,12 +156,18 @@ def metric_bars(outcomes: Sequence[Any], metrics: Sequence[str], language: str =
     return figure
 
 
-def _bar(ax: Axes, place: float, width: float, config: RunConfig, outcomes: Sequence[Any], metric: str) -> None:
+def _bar(
+    ax: Axes, place: float, width: float, config: RunConfig, outcomes: Sequence[Any], metric: str, numbers: bool
+) -> None:
     same = [o for o in tables.finished(outcomes) if tables.alike(o.config, config)]
     values = [run.metrics[metric] for run in same if run.metrics[metric] != NOT_AVAILABLE]
     if values:
         spread = np.std(values, ddof=1) if len(values) > 1 else None
-        ax.bar(place, np.mean(values), 0.94 * width, yerr=spread, color=method_colour(config), error_kw={"lw": 0.8})
+        bar = ax.bar(
+            place, np.mean(values), 0.94 * width, yerr=spread, color=method_colour(config), error_kw={"lw": 0.8}
+        )
+        if numbers:
+            ax.bar_label(bar, fmt="%.2f", fontsize=5.5, padding=1.5)
     for marker, value in (("D", tables.published(config, metric)), ("x", tables.course_report(config, metric))):
         if value is not None:
             style = {"mfc": "white", "mec": PUBLISHED} if marker == "D" else {"color": PUBLISHED}
@@ -183,47 +188,3 @@ def pixel_pr(runs: Sequence[RunResult], language: str = "en") -> Figure:
     ax.set_ylabel(pick(language, "precision (pixels)", "precisione (pixel)"))
     ax.legend(title="AP-loc", title_fontsize=7, loc="best")
     return figure
-
-
-def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, language: str = "en") -> Figure:
-    """Test metrics against optimiser steps, one row per category: ours where evaluated during training, and the course
-    report's training log (thin; its steps are epochs times batches of 32). No point but the last is a result."""
-    categories = [c for c in dict.fromkeys(o.config.category for o in outcomes) if _has_learning(outcomes, c)]
-    size = (6.3, 1.0 + 1.45 * len(categories))
-    figure, axes = plt.subplots(len(categories), len(metrics), figsize=size, sharex=True, sharey=True, squeeze=False)
-    for row, category in zip(axes, categories, strict=True):
-        of_category = tables.select(outcomes, category=category)
-        for ax, metric in zip(row, metrics, strict=True):
-            for config in {method_label(o.config): o.config for o in of_category}.values():
-                if (log := tables.course_log(config)) is not None:
-                    ax.plot(log["step"], log[metric], color=method_colour(config), lw=0.7, alpha=0.75)
-            for run in tables.finished(of_category):
-                measured = run.history.dropna(subset=[metric])
-                ax.plot(measured["step"], measured[metric], color=method_colour(run.config), lw=1.6, marker=".")
-            ax.set(ylim=(0, 1.03), xscale="log")
-        row[0].set_ylabel(category)
-    for ax, metric in zip(axes[0], metrics, strict=True):
-        ax.set_title(metric)
-    for ax in axes[-1]:
-        ax.set_xlabel(pick(language, "optimiser steps", "passi dell'ottimizzatore"))
-    axes[0][0].plot([], [], color=PUBLISHED, lw=1.6, marker=".", label=pick(language, "ours", "nostri"))
-    label = pick(language, "course report's training log", "log di training della relazione del corso")
-    axes[0][0].plot([], [], color=PUBLISHED, lw=0.7, label=label)
-    for config in {o.config.experiment: o.config for o in outcomes}.values():
-        axes[0][0].plot([], [], color=method_colour(config), label=method_label(config, language))
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    return figure
-
-
-def _has_learning(outcomes: Sequence[Any], category: str) -> bool:
-    """Whether a category has a course-report log or a run of ours with more than the final evaluation."""
-    of_category = tables.select(outcomes, category=category)
-    ours = any(run.history["I-AUROC"].notna().sum() > 1 for run in tables.finished(of_category))
-    return ours or any(tables.course_log(o.config) is not None for o in of_category)
-
-
-def publish_learning(outcomes: Sequence[Any], folder: Any, name: str) -> Figure | None:
-    """:func:`learning` in both languages, or nothing where neither a log nor an evaluated history exists."""
-    drawn = [o for o in outcomes if _has_learning(outcomes, o.config.category)]
-    return publish(learning, drawn, folder=folder, name=name)

@@ -26,11 +26,14 @@ from .style import data_label, method_label
 
 Outcome = RunResult | NotRun
 NOT_RUN = "not run"
+_NOT_RUN_CELLS = {"ours_mean": NOT_RUN, "ours_std": ""}
 LAST = 10  # evaluations in the band that shows what one final value is worth
 MAIN_BETA = 0.1  # the bound that the course report took from its sweep into its comparison
 
-_TABLE_METRICS: dict[str, Sequence[str]] = {
+TABLE_METRICS: dict[str, Sequence[str]] = {
     "2": ("I-AUROC", "seg-I-AUROC", "AUPRO"),
+    "4": ("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc"),
+    "5": ("I-AUROC", "AP-det", "seg-I-AUROC", "P-AUROC", "AUPRO", "AP-loc"),
     "7": ("I-AUROC", "AP-det", "seg-I-AUROC", "P-AUROC", "AUPRO", "AP-loc"),
     "8": ("AP-det", "AP-loc"),
 }
@@ -110,7 +113,7 @@ def course_report(config: RunConfig, metric: str) -> tuple[float, str] | None:
         row = rows.iloc[0]
         return float(row["value"]) / (100 if row["unit"] == "%" else 1), f"Table {row['table']}"
     final = log[(log["experiment"] == name) & (log["category"] == config.category) & (log["evaluation"] == "final")]
-    if final.empty or config.dataset not in ("mvtec", "ksdd2"):
+    if final.empty or metric not in final or config.dataset not in ("mvtec", "ksdd2"):
         return None
     return float(final.iloc[0][metric]), "training log"
 
@@ -154,7 +157,33 @@ def table2_scenarios(outcomes: Sequence[Outcome], references: bool = True) -> pd
     """Baseline, scenario A and scenario B per category (the course report's Table 2, with the map's own score)."""
     order = {c: i for i, c in enumerate(dict.fromkeys(o.config.category for o in outcomes))}
     by_category = sorted(outcomes, key=lambda o: order[o.config.category])
-    return comparison(by_category, _TABLE_METRICS["2"], references)
+    return comparison(by_category, TABLE_METRICS["2"], references)
+
+
+def table4_learned_v1(outcomes: Sequence[Outcome], references: bool = True) -> pd.DataFrame:
+    """Learned noise v1 (Table 4)."""
+    return comparison(outcomes, TABLE_METRICS["4"], references)
+
+
+def table7_weak(outcomes: Sequence[Outcome], references: bool = True) -> pd.DataFrame:
+    """Detection and localisation of the weakly supervised variant (Table 7), and Youden's point of both its scores."""
+    frame = comparison(outcomes, TABLE_METRICS["7"], references)
+    points = [_youden_rows(group, references) for group in _groups(outcomes)]
+    return pd.concat([frame, *points], ignore_index=True).fillna("")
+
+
+def _youden_rows(group: Sequence[Outcome], references: bool) -> pd.DataFrame:
+    """Threshold (logit), TPR and FPR at Youden's point, mean over the seeds."""
+    config, rows = group[0].config, []
+    for score, name in (("score", "image score"), ("map_score", "map score")):
+        for key, label in (("threshold", "threshold (logit)"), ("tpr", "TPR"), ("fpr", "FPR")):
+            points = [run.metrics["youden"][score] for run in finished(group)]
+            values = [NOT_AVAILABLE if point == NOT_AVAILABLE else point[key] for point in points]
+            row = {"method": method_label(config), "data": data_label(config), "metric": f"Youden {label}, {name}"}
+            if references and score == "score" and key != "threshold":  # theirs is a normalised score
+                row |= _reference_cells(config, f"Youden {key.upper()}")
+            rows.append(row | (mean_and_std(values) if values else _NOT_RUN_CELLS) | conditions(group))
+    return pd.DataFrame(rows)
 
 
 def runs(outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -223,7 +252,7 @@ def _reference_cells(config: RunConfig, metric: str) -> dict[str, str]:
 def _ours(group: Sequence[Outcome], metric: str) -> dict[str, str]:
     done = finished(group)
     if not done:
-        return {"ours_mean": NOT_RUN, "ours_std": ""}
+        return _NOT_RUN_CELLS
     return mean_and_std([result.metrics[metric] for result in done])
 
 
@@ -233,3 +262,65 @@ def mean_and_std(values: Sequence[float | str]) -> dict[str, str]:
         return {"ours_mean": NOT_AVAILABLE, "ours_std": ""}
     spread = f"{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return {"ours_mean": f"{np.mean(values):.4f}", "ours_std": spread}
+
+
+def table5_beta(
+    outcomes: Sequence[Outcome], metrics: Sequence[str] = TABLE_METRICS["5"], references: bool = True
+) -> pd.DataFrame:
+    """The sweep of the bound: final value over the seeds, range of the last ten evaluations of all seeds, and the same
+    of the course report's log (its Table 5 is one seed's final value, trained by the published rule)."""
+    frame = comparison(outcomes, metrics, references=False)
+    extra = []
+    for group in _groups(outcomes):
+        log = reference("course_report_training_log")
+        log = log[log["experiment"] == f"learned_noise_v2_beta{group[0].config.beta:g}"]
+        for metric in metrics:
+            last = [run.history[metric].dropna().tail(LAST) for run in finished(group)]
+            cells = {"beta": f"{group[0].config.beta:g}"}
+            cells |= _range("ours", pd.concat(last) if last else pd.Series(dtype=float))
+            if references:
+                final = log[log["evaluation"] == "final"][metric]
+                cells |= {"course_report": f"{final.iloc[0]:.4f}" if len(final) else ""}
+                cells |= _range("course", log[log["evaluation"] == "periodic"][metric].tail(LAST))
+            extra.append(cells)
+    front = ["method", "data", "metric", "ours_mean", "ours_std"]
+    return pd.concat([frame[front], pd.DataFrame(extra), frame.drop(columns=front)], axis=1)
+
+
+def _range(name: str, values: pd.Series) -> dict[str, str]:
+    columns = [f"{name}_last_{part}" for part in ("count", "min", "mean", "max")]
+    if values.empty:
+        return dict.fromkeys(columns, "")
+    numbers = (f"{v:.4f}" for v in (values.min(), values.mean(), values.max()))
+    return dict(zip(columns, (str(len(values)), *numbers), strict=True))
+
+
+def beta_means(runs: Sequence[RunResult], metric: str) -> pd.DataFrame:
+    """Mean over the seeds of the validation and the test metric, by bound (index, descending)."""
+    rows = [(r.config.beta, r.metrics[f"validation {metric}"], r.metrics[metric]) for r in runs]
+    frame = pd.DataFrame(rows, columns=["beta", "validation", "test"]).astype(float)
+    return frame.groupby("beta").mean().sort_index(ascending=False)
+
+
+def beta_selection(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO")) -> pd.DataFrame:
+    """Which bound a held-out part of the training data chooses, which one the test set would have chosen, and what the
+    difference costs on the test set; for the mean over the seeds and for every seed alone."""
+    rows = []
+    seeds = sorted({run.config.seed for run in runs})
+    for metric in metrics:
+        for name, part in [("mean", runs), *((str(s), select(runs, seed=s)) for s in seeds)]:
+            means = beta_means(part, metric)
+            chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()
+            rows.append(
+                {
+                    "metric": metric,
+                    "seed": name,
+                    "chosen_beta": f"{chosen:g}",
+                    "test_of_chosen": f"{means.loc[chosen, 'test']:.4f}",
+                    "oracle_beta": f"{oracle:g}",
+                    "test_of_oracle": f"{means.loc[oracle, 'test']:.4f}",
+                    "lost": f"{means.loc[oracle, 'test'] - means.loc[chosen, 'test']:.4f}",
+                    "bounds": " ".join(f"{beta:g}" for beta in means.index),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .config import RunConfig
 from .errors import InputError
 from .files import write_text
-from .profiles import load_profile, project_root
+from .profiles import NotRun, Profile, load_profile, project_root, run_command
+from .store import RunResult, find_run
 from .style import LANGUAGES
 
 KERNEL = "python3"
@@ -56,6 +58,25 @@ def milestones(text: str) -> None:
         if epoch != epochs and epoch % max(1, epochs // 4):
             return
     print(text, flush=True)
+
+
+def simplenet_like(config: RunConfig) -> RunConfig:
+    """SimpleNet on the data and under the conditions of an unsupervised run: nothing differs but the method."""
+    return RunConfig.from_dict(config.as_dict() | {"experiment": "simplenet", "method": "simplenet"})
+
+
+def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:
+    """KolektorSDD2's own runs of the weak-supervision notebook, by the protocol of the profile "full", as far as they
+    are in the profile's store; so a profile on other data shows what published figures to compare with. None where the
+    profile runs KolektorSDD2 itself."""
+    if any(config.dataset == "ksdd2" for config in profile.configs("weak_gap_cam")):
+        return []
+    full = load_profile("full")
+    names = ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised")
+    configs = [full.configs(name)[0] for name in names]
+    configs.append(simplenet_like(configs[-1]))
+    reason = "belongs to the profile full"
+    return [find_run(c, profile.store) or NotRun(c, reason, run_command(c)) for c in configs]
 
 
 def choose(folder: Path, only: Sequence[str] | None) -> list[Path]:

@@ -1,0 +1,205 @@
+"""Figures over the training: metrics against steps, convergence, noise, and what a bound of the noise is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import tables
+from .store import RunResult
+from .style import METHOD_COLOURS, PUBLISHED, method_colour, method_label, pick, publish
+
+_LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
+#: one method, four bounds: shades of its colour, dark for the widest
+_SHADES = ("#00382B", "#009E73", "#5CC9A7", "#E69F00", "#882255", "#56B4E9")
+
+
+def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, language: str = "en") -> Figure:
+    """Test metrics against optimiser steps, one row per category: ours where evaluated during training, and the course
+    report's training log (thin; its steps are epochs times batches of 32). No point but the last is a result."""
+    categories = [c for c in dict.fromkeys(o.config.category for o in outcomes) if _has_learning(outcomes, c)]
+    size = (6.3, 1.0 + 1.45 * len(categories))
+    figure, axes = plt.subplots(len(categories), len(metrics), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for row, category in zip(axes, categories, strict=True):
+        of_category = tables.select(outcomes, category=category)
+        for ax, metric in zip(row, metrics, strict=True):
+            for config in {method_label(o.config): o.config for o in of_category}.values():
+                if (log := tables.course_log(config)) is not None:
+                    ax.plot(log["step"], log[metric], color=method_colour(config), lw=0.7, alpha=0.75)
+            for run in tables.finished(of_category):
+                measured = run.history.dropna(subset=[metric])
+                ax.plot(measured["step"], measured[metric], color=method_colour(run.config), lw=1.6, marker=".")
+            ax.set(ylim=(0, 1.03), xscale="log")
+        row[0].set_ylabel(category)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        ax.set_title(metric)
+    for ax in axes[-1]:
+        ax.set_xlabel(pick(language, "optimiser steps", "passi dell'ottimizzatore"))
+    axes[0][0].plot([], [], color=PUBLISHED, lw=1.6, marker=".", label=pick(language, "ours", "nostri"))
+    label = pick(language, "course report's training log", "log di training della relazione del corso")
+    axes[0][0].plot([], [], color=PUBLISHED, lw=0.7, label=label)
+    for config in {o.config.experiment: o.config for o in outcomes}.values():
+        axes[0][0].plot([], [], color=method_colour(config), label=method_label(config, language))
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    return figure
+
+
+def _has_learning(outcomes: Sequence[Any], category: str) -> bool:
+    """Whether a category has a course-report log or a run of ours with more than the final evaluation."""
+    of_category = tables.select(outcomes, category=category)
+    ours = any(run.history["I-AUROC"].notna().sum() > 1 for run in tables.finished(of_category))
+    return ours or any(tables.course_log(o.config) is not None for o in of_category)
+
+
+def publish_learning(outcomes: Sequence[Any], folder: str | Path, name: str) -> Figure | None:
+    """:func:`learning` in both languages, or nothing where neither a log nor an evaluated history exists."""
+    drawn = [o for o in outcomes if _has_learning(outcomes, o.config.category)]
+    return publish(learning, drawn, folder=folder, name=name)
+
+
+def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
+    """Training loss over the epochs, logarithmic: ours, and beside it the course report's published log (figure 14)."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
+    for run in runs:
+        label = method_label(run.config, language)
+        if run.info["status"] == "diverged":
+            label += pick(language, " (diverged)", " (divergente)")
+        axes[0].plot(run.history["epoch"], run.history["loss"], color=method_colour(run.config), label=label)
+    log = tables.reference("course_report_training_log")
+    for name, colour, label in (
+        ("learned_noise_v1", METHOD_COLOURS["learned_noise_v1"], pick(language, "v1", "v1")),
+        ("learned_noise_v2_beta0.1", METHOD_COLOURS["learned_noise_v2_as_published"], "v2, β = 0.1"),
+    ):
+        rows = log[(log["experiment"] == name) & (log["evaluation"] == "periodic")]
+        axes[1].plot(rows["epoch"], rows["last_shown_avg_loss"], color=colour, label=label)
+    titles = (
+        pick(language, "measured here", "misurato qui"),
+        pick(language, "course report's log (MVTec AD screw)", "log della relazione (MVTec AD screw)"),
+    )
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(yscale="log", title=title)
+        ax.set_xlabel(pick(language, "epoch", "epoca"))
+        ax.legend()
+    axes[0].set_ylabel(pick(language, "mean training loss", "loss media di training"))
+    return figure
+
+
+def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
+    """RMS of the injected noise and the generator's loss over the epochs; fixed noise has no generator."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9))
+    for run in runs:
+        look = {"color": method_colour(run.config), "label": method_label(run.config, language)}
+        axes[0].plot(run.history["epoch"], run.history["noise_rms"], **look)
+        if run.config.noise != "gaussian":
+            axes[1].plot(run.history["epoch"], run.history["loss_generator"], **look)
+    axes[0].set(yscale="log")
+    axes[0].set_ylabel(pick(language, "RMS of the noise (feature units)", "RMS del rumore (unità delle feature)"))
+    axes[1].set_yscale("symlog", linthresh=1e-2)
+    axes[1].axhline(0, color="#aaaaaa", lw=0.8)
+    axes[1].set_ylabel(pick(language, "generator's loss", "loss del generatore"))
+    for ax in axes:
+        ax.set_xlabel(pick(language, "epoch", "epoca"))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    return figure
+
+
+def beta_histories(runs: Sequence[RunResult], metric: str = "I-AUROC", language: str = "en") -> Figure:
+    """A test metric at every evaluation, one colour per bound, one line per seed; the course report's log beside."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
+    betas = sorted({run.config.beta for run in runs}, reverse=True)
+    for run in runs:
+        measured = run.history.dropna(subset=[metric])
+        axes[0].plot(measured["epoch"], measured[metric], color=beta_colour(run.config.beta, betas), marker=".", ms=3)
+    for beta in betas:
+        axes[0].plot([], [], color=beta_colour(beta, betas), label=f"β = {beta:g}")
+        log = _course_sweep(beta)
+        axes[1].plot(log["epoch"], log[metric], color=beta_colour(beta, betas), lw=0.9)
+    titles = (
+        pick(language, "measured here, every seed", "misurato qui, ogni seme"),
+        pick(language, "course report's log (MVTec AD screw)", "log della relazione (MVTec AD screw)"),
+    )
+    for ax, title in zip(axes, titles, strict=True):
+        ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
+        ax.set(title=title, ylim=(0, 1.03))
+        ax.set_xlabel(pick(language, "epoch", "epoca"))
+    axes[0].set_ylabel(f"{metric} (test)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(betas))
+    return figure
+
+
+def beta_band(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO"), language: str = "en") -> Figure:
+    """What one final value is worth: range of the last ten evaluations (bar), their mean (tick) and the final value
+    (dot), for every bound and seed, and for the course report's log (grey)."""
+    figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 3.0), sharey=True, squeeze=False)
+    betas = sorted({run.config.beta for run in runs}, reverse=True)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        for i, beta in enumerate(betas):
+            mine = tables.select(runs, beta=beta)
+            places = i + np.linspace(-0.3, 0.15, len(mine)) if len(mine) > 1 else [i - 0.1]
+            for place, run in zip(places, mine, strict=True):
+                _band(ax, place, run.history[metric].dropna(), beta_colour(beta, betas))
+            _band(ax, i + 0.33, _course_sweep(beta)[metric], "#9A9A9A")
+        ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
+        ax.set_xticks(range(len(betas)), [f"{beta:g}" for beta in betas])
+        ax.set(title=metric, xlabel="β", ylim=(0, 1.03))
+        ax.grid(axis="x", visible=False)
+    axes[0][0].set_ylabel(pick(language, "last ten evaluations (test)", "ultime dieci valutazioni (test)"))
+    ours, course = pick(language, "ours, per seed", "nostri, per seme"), pick(language, "course report", "relazione")
+    for label, colour in ((ours, beta_colour(betas[0], betas)), (course, "#9A9A9A")):
+        axes[0][0].plot([], [], color=colour, lw=3, alpha=0.5, label=label)
+    axes[0][0].plot([], [], "o", color=PUBLISHED, label=pick(language, "final value", "valore finale"))
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _band(ax: Axes, place: float, values: pd.Series, colour: str) -> None:
+    last = values.tail(tables.LAST)
+    if last.empty:
+        return
+    ax.plot([place, place], [last.min(), last.max()], color=colour, lw=4, alpha=0.45, solid_capstyle="butt")
+    ax.plot(place, last.mean(), "_", color=colour, ms=7, mew=1.4)
+    ax.plot(place, last.iloc[-1], "o", color=colour, ms=3.2)
+
+
+def beta_selection(
+    runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO"), language: str = "en"
+) -> Figure:
+    """Validation metric (held-out images with pasted defects) against test metric, per run; a ring marks the bound
+    that validation chooses, a square the one that the test set (the oracle) would have chosen."""
+    figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 3.2), squeeze=False)
+    betas = sorted({run.config.beta for run in runs}, reverse=True)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        means = tables.beta_means(runs, metric)
+        for run in runs:
+            point = (run.metrics[f"validation {metric}"], run.metrics[metric])
+            ax.plot(*point, ".", color=beta_colour(run.config.beta, betas), alpha=0.6)
+        for beta in betas:
+            ax.plot(*means.loc[beta], "o", ms=6, color=beta_colour(beta, betas), label=f"β = {beta:g}")
+        look = {"ls": "", "mfc": "none", "mec": PUBLISHED}
+        chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()
+        label = pick(language, "chosen by validation", "scelto dalla validazione")
+        ax.plot(*means.loc[chosen], "o", ms=11, label=label, **look)
+        ax.plot(*means.loc[oracle], "s", ms=14, label=pick(language, "oracle (test set)", "oracolo (test)"), **look)
+        ax.set_xlabel(f"{metric}, " + pick(language, "validation", "validazione"))
+        ax.set_ylabel(f"{metric}, test")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return figure
+
+
+def beta_colour(beta: float, betas: Sequence[float]) -> str:
+    """A colour per bound, in the order of ``betas``."""
+    return _SHADES[list(betas).index(beta) % len(_SHADES)]
+
+
+def _course_sweep(beta: float) -> pd.DataFrame:
+    log = tables.reference("course_report_training_log")
+    return log[(log["experiment"] == f"learned_noise_v2_beta{beta:g}") & (log["evaluation"] == "periodic")]
