@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +12,14 @@ from typing import Any
 import yaml
 
 from . import check, load_model, preset, run
+from .config import RunConfig
 from .errors import InputError
+from .profiles import project_root
+from .train import NonFiniteLoss
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; a user's mistake prints one line and returns 2."""
+    """Entry point; a user's mistake prints one line and returns 2, a training that breaks down 1."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -22,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except NonFiniteLoss as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--only", nargs="*", default=None, metavar="NUMBER", help="e.g. 01 04")
     command.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
     command.set_defaults(action=_notebooks)
+
+    command = commands.add_parser("report", help="rebuild both PDFs from results and figures, running nothing")
+    command.set_defaults(action=_report)
     return parser
 
 
@@ -88,15 +99,40 @@ def _notebooks(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from .report import build_report  # typst is an optional dependency
+
+    for path in build_report(project_root()):
+        print(f"report: {path}")
+    return 0
+
+
 def parse_fields(pairs: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` pairs; values are YAML scalars, and ``image_size=640,232`` is a pair."""
+    """``name=value`` pairs; values are YAML scalars, ``image_size=640,232`` is a pair, and a field of RunConfig that is
+    text stays text (a category may be called 01 or on)."""
     fields: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator or not name:
             raise InputError(f"{pair!r} is not FIELD=VALUE, for example category=screw")
-        fields[name] = tuple(yaml.safe_load(f"[{text}]")) if name == "image_size" else yaml.safe_load(text)
+        fields[name] = text if name in _TEXT_FIELDS else _value(pair, name, text)
     return fields
+
+
+def _value(pair: str, name: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(f"[{text}]" if name == "image_size" else text)
+    except yaml.YAMLError:
+        raise InputError(
+            f"{pair!r}: {text!r} is no value; write a number, a word or, for image_size, 640,232"
+        ) from None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # YAML takes 1e-4 for text, since it has no point
+            return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_TEXT_FIELDS = {field.name for field in dataclasses.fields(RunConfig) if field.type == "str"}
 
 
 if __name__ == "__main__":
