@@ -19,9 +19,10 @@ CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "open"
 STANDARD_ERRORS = 2  # a difference of means below this many standard errors is no difference
 _OPERATORS = (">", ">=", "<", "<=", "==")
 _SOURCES = ("runs", "log", "course", "published", "speed", "bench", "value")
+_FILES = ("log", "course", "published", "speed")
 _CLAIM_KEYS, _TEXTS = {"id", "section", "erratum", "claim", "test", "checks"}, ("claim", "test")
 _CHECK_KEYS = {"left", "op", "right", "margin", "min_seeds"}
-_QUANTITY_KEYS = {*_SOURCES, "metric", "statistic", "column", "label", "times"}
+_QUANTITY_KEYS = {*_SOURCES, "metric", "statistic", "column", "label", "times", "max_loss"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Quantity:
     label: dict[str, str] | None = None
     times: float = 1.0
     unit: str | None = None
+    converged: bool = True
 
 
 def load_claims(path: Path) -> list[dict[str, Any]]:
@@ -106,9 +108,11 @@ def decide(left: Quantity, op: str, right: Quantity, margin: float, min_seeds: i
     ``<=`` fail only beyond the margin; ``==`` holds within it."""
     for side in (left, right):
         if side.value is None:
-            return OPEN, "not run"
+            return OPEN, "no source" if side.source in _FILES else "not run"
         if side.n is not None and side.n < min_seeds:
             return OPEN, "too few seeds"
+        if not side.converged:
+            return OPEN, "not converged"
     difference = left.value - right.value
     if op == "==":
         return (CONFIRMED if abs(difference) <= margin else REFUTED), ""
@@ -140,7 +144,7 @@ def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:
     if source == "value":
         return Quantity(**common, value=float(spec["value"]) * times)
     if source == "runs":
-        return _from_runs(common, summary)
+        return _from_runs(common, spec.get("max_loss"), summary)
     rows = [row for row in summary[source] if all(row.get(k) == v for k, v in where.items())]
     if source in ("course", "published", "log"):
         rows = [row for row in rows if row["metric"] == common["metric"]]
@@ -162,21 +166,24 @@ def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:
     )
 
 
-def _from_runs(common: dict[str, Any], summary: dict[str, Any]) -> Quantity:
+def _from_runs(common: dict[str, Any], max_loss: float | None, summary: dict[str, Any]) -> Quantity:
+    """``max_loss``: a training that ends above it has not converged and decides nothing."""
     where, times = common["where"], common["times"]
     groups = [g for g in summary["groups"] if all(g.get(k) == v for k, v in where.items())]
     command = missing_command(where, summary)
     if not groups or common["metric"] not in groups[0]["values"]:
         return Quantity(**common, value=None, command=command)
     group, value = groups[0], groups[0]["values"][common["metric"]]
+    loss = group["values"]["loss-last"]["mean"]
     mean = common["statistic"] == "mean"
     return Quantity(
         **common,
         value=value[common["statistic"]] * times,
         std=value["std"] * times if mean and value["std"] is not None else None,
         n=value["n"],
-        conditions={k: group[k] for k in ("epochs", "steps", "n", "device", "backbone")},
+        conditions={k: group[k] for k in ("epochs", "steps", "n", "device", "backbone")} | {"loss": loss},
         command=command,
+        converged=max_loss is None or loss <= max_loss,
     )
 
 

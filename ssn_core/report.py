@@ -1,4 +1,4 @@
-"""``build_report``: results and reference files -> summary.json -> report.en.pdf and report.it.pdf, without training."""
+"""``build_report``: results and reference files -> summary.json -> both PDFs, without training."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def _compile(root: Path, language: str, timestamp: int) -> Path:
     try:
         pdf = typst.compile(str(source), sys_inputs={"language": language}, **options)
     except typst.TypstError as error:
-        raise InputError(f"{source}: Typst stopped: {error}") from error
+        raise InputError(f"Typst stopped: {error.diagnostic}") from error
     return write_atomic(source.with_suffix(".pdf"), lambda part: part.write_bytes(pdf) and None)

@@ -119,6 +119,8 @@ def _operating_points(result: RunResult) -> dict[str, Any]:
         values |= {f"{name}Youden TPR": youden[column]["tpr"], f"{name}Youden FPR": youden[column]["fpr"]}
         alarm = result.scores[column] > quantile[column]
         values |= {f"{name}quantile TPR": alarm[~normal].mean(), f"{name}quantile FPR": alarm[normal].mean()}
+    for rule in ("Youden", "quantile"):
+        values[f"{rule} J"] = values[f"{rule} TPR"] - values[f"{rule} FPR"]
     threshold = youden["score"]["threshold"]
     values["Youden probability"] = 1 / (1 + math.exp(-float(np.clip(threshold, -700, 700))))
     values["crossed FPR"] = (result.scores["map_score"][normal] >= threshold).mean()
