@@ -8,6 +8,7 @@ blur of the map are one matrix an axis. Everything is composed once, in float64,
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +17,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import InputError
 from .models import BLUR_SIGMA, Detector, GapCamNet, SimpleNet
-from .upscale import UpscaledConv, border_bias, map_matrices
+from .tiles import Tile, TiledConv, Tiling, join
+from .upscale import border_bias, map_matrices
 
-_BLOCK = 256  # hidden channels at a time: their values at feature size stay in a core's cache
+_TRUNK_BATCH = 4  # images whose trunk activations still suit a processor's caches and allocator
+_ROWS = 16  # rows of adapted features whose 1024 hidden channels do
 
 
 def fold(model: Detector) -> FoldedDetector:
     """The folded twin of a trained model, in eval mode, for images of the model's size and any other.
 
     Same interface: ``forward(images)`` gives ``(anomaly_map_logits (B, H, W), image_logits (B,))`` and ``predict``
-    takes one image. The model itself is left unchanged.
+    takes one image. The model itself is left unchanged. The twin is a plain module: it can be compiled, exported (at
+    the model's image size) and cast with ``.half()`` or ``.bfloat16()``.
     """
     if model.training:
         raise InputError("fold needs a model in eval mode, since it freezes the batch statistics; call model.eval()")
@@ -34,7 +38,7 @@ def fold(model: Detector) -> FoldedDetector:
 
 
 class FoldedDetector(nn.Module):
-    """See :func:`fold`. Weights at low resolution, matrices of the model's image size as buffers."""
+    """See :func:`fold`. Weights as they act at low resolution, and the matrices of the image size that came last."""
 
     predict = Detector.predict
 
@@ -42,100 +46,113 @@ class FoldedDetector(nn.Module):
         super().__init__()
         self.image_size, self.upscaling = model.image_size, model.upscaling
         self.trunk = _fold_trunk(model.trunk)
-        self.linear, adaptor_weight, adaptor_bias = _fold_adaptor(model.adaptor)
-        self.adaptor_relu = isinstance(model.adaptor[-1], nn.ReLU)
-        self.segmentation = self.response = None
-        if not self.linear:
-            self._put(adaptor_weight=adaptor_weight, adaptor_bias=adaptor_bias)
-        if not isinstance(model, GapCamNet):
-            weight, bias = _fold_bn(model.segmentation.conv, model.segmentation.bn)
-            weight = weight[:, :, 0, 0]
-            if self.linear:
-                weight, bias = weight @ adaptor_weight[:, :, 0, 0], bias + weight @ adaptor_bias
-            self._put(hidden_weight=weight, hidden_bias=bias, hidden_out=model.segmentation.project.weight.flatten())
-        self.kind = "cam" if isinstance(model, GapCamNet) else "max" if isinstance(model, SimpleNet) else "two_heads"
-        if self.kind != "max":
-            self._fold_response(model, adaptor_weight, adaptor_bias)
         blank = torch.zeros(1, 3, *self.image_size, device=next(model.parameters()).device)
-        shapes = [tuple(layer.shape[-2:]) for layer in self.trunk(blank)]
-        self.sizes = _Sizes(*shapes, self.image_size, self.upscaling, self.kernels).to(blank.device)
+        layers = [layer.permute(0, 2, 3, 1) for layer in self.trunk(blank)]
+        self.channels2 = layers[0].shape[-1]
+        linear, *adaptor = _fold_adaptor(model.adaptor)
+        self.adaptor = None if linear else TiledConv(*adaptor, self.channels2)
+        self.adaptor_relu = isinstance(model.adaptor[-1], nn.ReLU)
+        self.hidden = self.response = None
+        self.register_buffer("border_weight", None)
+        if not isinstance(model, GapCamNet):
+            self._fold_segmentation(model, *adaptor)
+        if not isinstance(model, SimpleNet):
+            self._fold_response(model, *adaptor)
+        self.sizes = self._fitted(*layers, self.image_size)
 
-    @property
-    def kernels(self) -> tuple[int, ...]:
-        """Kernel sizes that read upscaled features without forming them."""
-        reads_adapted = not self.linear
-        needed = {1} if self.linear else {self.adaptor_weight.shape[-1]}
-        if self.kind != "max" and not (reads_adapted and self.response_reads_adapted):
-            needed.add(5)
-        return tuple(sorted(needed))
+    def _fold_segmentation(self, model: Detector, adaptor: Tensor, adaptor_bias: Tensor) -> None:
+        weight, bias = _fold_bn(model.segmentation.conv, model.segmentation.bn)
+        if self.adaptor is None:
+            bias = bias + weight[:, :, 0, 0] @ adaptor_bias
+        self.hidden = self._conv(weight, bias, adaptor)
+        self._put(hidden_out=model.segmentation.project.weight.flatten())
+
+    def _fold_response(self, model: Detector, adaptor: Tensor, adaptor_bias: Tensor) -> None:
+        cam = isinstance(model, GapCamNet)
+        head = model.cam if cam else model.classification
+        weight, bias = _fold_bn(head.conv, head.bn)
+        weight, map_taps = weight[:, : model.channels], weight[:, model.channels :]
+        self._put(score_weight=head.score.weight[0], score_bias=head.score.bias)
+        if not cam:
+            self._put(map_taps=map_taps)
+        if not cam and model.cls_features == "raw":
+            self.response = TiledConv(weight, bias, self.channels2)
+            return
+        self.response = self._conv(weight, bias, adaptor)
+        if self.adaptor is None:  # the adaptor's bias is padded with zeros like the features: it fades at the border
+            self._put(border_weight=weight, border_input=adaptor_bias)
+
+    def _conv(self, weight: Tensor, bias: Tensor, adaptor: Tensor) -> nn.Module:
+        """A convolution of the adapted features: composed with a linear adaptor, on its own after any other."""
+        if self.adaptor is None:
+            return TiledConv(torch.einsum("ocyx,cd->odyx", weight, adaptor[:, :, 0, 0]), bias, self.channels2)
+        conv = nn.Conv2d(*weight.shape[1::-1], weight.shape[-1], padding=weight.shape[-1] // 2)
+        conv.weight.data, conv.bias.data = weight.float().contiguous(memory_format=torch.channels_last), bias.float()
+        return conv
 
     def _put(self, **tensors: Tensor) -> None:
         for name, value in tensors.items():
             self.register_buffer(name, value.float().contiguous())
 
-    def _fold_response(self, model: Detector, adaptor_weight: Tensor, adaptor_bias: Tensor) -> None:
-        head = model.cam if self.kind == "cam" else model.classification
-        weight, bias = _fold_bn(head.conv, head.bn)
-        features, taps = weight[:, : model.channels], weight[:, model.channels :].flatten(1)
-        self.response_reads_adapted = self.kind == "cam" or model.cls_features == "adapted"
-        self._put(score_weight=head.score.weight[0], score_bias=head.score.bias, response_bias=bias, map_taps=taps)
-        if self.response_reads_adapted and self.linear:
-            # the adaptor's bias is padded with zeros like the features, so it differs at the border
-            self._put(border_weight=features, border_bias_in=adaptor_bias)
-            features = torch.einsum("ocyx,cd->odyx", features, adaptor_weight[:, :, 0, 0])
-        self._put(response_weight=features)
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) -> anomaly map logits (B, H, W), image logits (B,)."""
-        layers = self.trunk(images.contiguous(memory_format=torch.channels_last))
-        return self.heads(*(f.permute(0, 2, 3, 1).contiguous() for f in layers), images.shape[-2:])
+        outputs = []
+        for part in _parts(images, _TRUNK_BATCH):
+            layers = self.trunk(part.contiguous(memory_format=torch.channels_last))
+            outputs.append(self.heads(*(f.permute(0, 2, 3, 1) for f in layers), images.shape[-2:]))
+        return _cat(outputs)
 
     def heads(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """From the trunk's layers, (B, h2, w2, C2) and (B, h3, w3, C3), channels last."""
-        sizes = self.sizes
-        if tuple(image_size) != sizes.image_size:
-            shapes = [tuple(layer.shape[1:3]) for layer in (layer2, layer3)]
-            sizes = _Sizes(*shapes, tuple(image_size), self.upscaling, self.kernels).to(layer2.device)
-        adapted = None if self.linear else self._adapted(layer2, layer3, sizes)
-        if self.kind == "cam":
-            x = F.relu(self._response(layer2, layer3, adapted, sizes) + self.response_bias)
-            score = x.mean((1, 2)) @ self.score_weight + self.score_bias
-            return sizes.resize(x @ self.score_weight), score
-        low_map = self._segmentation(layer2, layer3, adapted, sizes)
-        anomaly_map = sizes.resize(low_map)
-        if self.kind == "max":
+        if tuple(image_size) != self.sizes.image_size:
+            self.sizes = self._fitted(layer2, layer3, tuple(image_size))
+        pairs = zip(_parts(layer2, 1), _parts(layer3, 1), strict=True)
+        return _cat([self._heads(*(layer.permute(0, 3, 1, 2) for layer in pair)) for pair in pairs])
+
+    def _fitted(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> _Sizes:
+        shapes = [tuple(layer.shape[1:3]) for layer in (layer2, layer3)]
+        kernels = {conv.taps for conv in (self.adaptor, self.hidden, self.response) if isinstance(conv, TiledConv)}
+        sizes = _Sizes(*shapes, image_size, self.upscaling, sorted(kernels))
+        if self.border_weight is not None:
+            border = border_bias(self.border_weight.float(), self.border_input.float(), sizes.feature_size)
+            sizes.register_buffer("border", border[None], persistent=False)
+        return sizes.to(layer2.device, layer2.dtype)
+
+    def _heads(self, layer2: Tensor, layer3: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, C2, h2, w2), (n, C3, h3, w3) in channels-last memory."""
+        adapted = None
+        if self.adaptor is not None:
+            adapted = join(self._tiles(self.adaptor, (layer2, layer3), None))
+            adapted = (F.relu_(adapted) if self.adaptor_relu else adapted).permute(0, 3, 1, 2)
+        if self.hidden is None:
+            tiles = list(self._response((layer2, layer3), adapted, None))
+            cam = join([(y, x, tile @ self.score_weight) for y, x, tile in tiles])
+            return self.sizes.resize(cam), _mean(tiles, cam) @ self.score_weight + self.score_bias
+        hidden = self._tiles(self.hidden, (layer2, layer3), adapted)
+        low_map = join([(y, x, F.leaky_relu_(tile, 0.2) @ self.hidden_out) for y, x, tile in hidden])
+        anomaly_map = self.sizes.resize(low_map)
+        if self.response is None:
             return anomaly_map, anomaly_map.amax((1, 2))
-        x = self._response(layer2, layer3, adapted, sizes)
-        windows = F.unfold(low_map[:, None], 5, padding=2).transpose(1, 2)  # (B, HW, 25)
-        x = F.relu(x.flatten(1, 2) + torch.matmul(windows, self.map_taps.T) + self.response_bias)
-        pooled = [x.amax(1), x.mean(1), low_map.amax((1, 2))[:, None], low_map.mean((1, 2))[:, None]]
+        from_map = F.conv2d(low_map[:, None], self.map_taps, padding=2).permute(0, 2, 3, 1)
+        tiles = list(self._response((layer2, layer3), adapted, from_map))
+        top = torch.stack([tile.amax((1, 2)) for *_, tile in tiles]).amax(0)
+        pooled = [top, _mean(tiles, low_map), low_map.amax((1, 2))[:, None], low_map.mean((1, 2))[:, None]]
         return anomaly_map, torch.cat(pooled, dim=1) @ self.score_weight + self.score_bias
 
-    def _adapted(self, layer2: Tensor, layer3: Tensor, sizes: _Sizes) -> Tensor:
-        out = sizes.up(self.adaptor_weight.shape[-1])(layer2, layer3, self.adaptor_weight) + self.adaptor_bias
-        return F.relu(out) if self.adaptor_relu else out
+    def _response(self, layers: tuple[Tensor, ...], adapted: Tensor | None, extra: Tensor | None) -> Iterator[Tile]:
+        """The 5x5 convolution and ReLU, with ``extra`` (n, H, W, O) added in between."""
+        if self.sizes.border is not None:
+            extra = self.sizes.border if extra is None else extra + self.sizes.border
+        for y, x, tile in self._tiles(self.response, layers, adapted):
+            yield y, x, F.relu_(tile if extra is None else tile.add_(extra[:, y, x]))
 
-    def _segmentation(self, layer2: Tensor, layer3: Tensor, adapted: Tensor | None, sizes: _Sizes) -> Tensor:
-        """Map logits (B, h, w): hidden channels block by block, so that the full hidden tensor never exists."""
-        total: Tensor | float = 0.0
-        for start in range(0, len(self.hidden_weight), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            weight = self.hidden_weight[block]
-            if adapted is None:
-                hidden = sizes.up(1)(layer2, layer3, weight[:, :, None, None])
-            else:
-                hidden = adapted @ weight.T
-            total = total + F.leaky_relu(hidden + self.hidden_bias[block], 0.2) @ self.hidden_out[block]
-        return total
-
-    def _response(self, layer2: Tensor, layer3: Tensor, adapted: Tensor | None, sizes: _Sizes) -> Tensor:
-        """The 5x5 convolution of the features (B, h, w, 128), without its own bias."""
-        if self.response_reads_adapted and adapted is not None:
-            return F.conv2d(adapted.permute(0, 3, 1, 2), self.response_weight, padding=2).permute(0, 2, 3, 1)
-        out = sizes.up(5)(layer2, layer3, self.response_weight)
-        if self.response_reads_adapted:
-            out = out + border_bias(self.border_weight, self.border_bias_in, sizes.feature_size)
-        return out
+    def _tiles(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Iterator[Tile]:
+        if isinstance(conv, TiledConv):
+            yield from conv(*layers, self.sizes.tilings[str(conv.taps)])
+            return
+        top = 0
+        for rows in adapted.split(_ROWS if conv.kernel_size == (1, 1) else adapted.shape[2], dim=2):
+            yield slice(top, top := top + rows.shape[2]), slice(0, rows.shape[3]), conv(rows).permute(0, 2, 3, 1)
 
 
 class _Sizes(nn.Module):
@@ -147,22 +164,37 @@ class _Sizes(nn.Module):
         size3: tuple[int, int],
         image_size: tuple[int, int],
         upscaling: int,
-        kernels: tuple[int, ...],
+        kernels: list[int],
     ) -> None:
         super().__init__()
         self.image_size = image_size
         self.feature_size = tuple(upscaling * side for side in size2)
-        self.ups = nn.ModuleDict({str(k): UpscaledConv(size2, size3, self.feature_size, k) for k in kernels})
+        self.tilings = nn.ModuleDict({str(k): Tiling(size2, size3, self.feature_size, k) for k in kernels})
         along_y, along_x = map_matrices(self.feature_size, image_size, BLUR_SIGMA)
         self.register_buffer("along_y", along_y, persistent=False)
         self.register_buffer("along_x", along_x, persistent=False)
-
-    def up(self, kernel: int) -> UpscaledConv:
-        return self.ups[str(kernel)]
+        self.register_buffer("border", None)
 
     def resize(self, low_map: Tensor) -> Tensor:
         """(B, h, w) -> (B, H, W): bilinear and Gaussian blur."""
-        return self.along_y @ low_map @ self.along_x.T
+        return torch.bmm(self.along_y.expand(len(low_map), -1, -1), low_map @ self.along_x.T)
+
+
+def _parts(batch: Tensor, images: int) -> tuple[Tensor, ...]:
+    """A processor takes few images at a time, so that what lies between fits its caches; a GPU, a compiler or an
+    exporter takes the batch whole."""
+    whole = batch.device.type != "cpu" or torch.compiler.is_compiling()
+    return (batch,) if whole else batch.split(images)
+
+
+def _cat(outputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return outputs[0] if len(outputs) == 1 else tuple(torch.cat(part) for part in zip(*outputs, strict=True))
+
+
+def _mean(tiles: list[Tile], low_map: Tensor) -> Tensor:
+    """Mean over all positions of tiles (n, rows, columns, O) that cover ``low_map`` (n, H, W): (n, O)."""
+    whole = low_map.shape[1] * low_map.shape[2]
+    return sum(tile.mean((1, 2)) * (tile.shape[1] * tile.shape[2] / whole) for *_, tile in tiles)
 
 
 def _fold_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -182,13 +214,26 @@ def _fold_adaptor(adaptor: nn.Sequential) -> tuple[bool, Tensor, Tensor]:
 
 
 def _fold_trunk(trunk: nn.Module) -> nn.Module:
-    """A copy of the trunk with every BN folded into the convolution that precedes it, channels last."""
+    """A copy of the trunk with every BN folded into the convolution that precedes it, in place, channels last."""
     trunk = copy.deepcopy(trunk)
     for parent in trunk.modules():
         previous: tuple[str, nn.Module] | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and previous is not None:
-                setattr(parent, previous[0], fuse_conv_bn_eval(previous[1], child))
+                setattr(parent, previous[0], _pad_inside(fuse_conv_bn_eval(previous[1], child)))
                 setattr(parent, name, nn.Identity())
+            if isinstance(child, (nn.ReLU, nn.ReLU6)):
+                child.inplace = True  # its input is a convolution's output, which nothing else reads
             previous = (name, child) if isinstance(child, nn.Conv2d) else None
     return trunk.to(memory_format=torch.channels_last)
+
+
+def _pad_inside(conv: nn.Conv2d) -> nn.Conv2d:
+    """Let the convolution itself pad where EfficientNet pads in a pass of its own before it."""
+    outer = getattr(conv, "static_padding", None)
+    if isinstance(outer, nn.ZeroPad2d):
+        left, right, top, bottom = outer.padding
+        # a kernel with leading zeros and symmetric padding reads what the kernel with less padding there reads
+        conv.weight = nn.Parameter(F.pad(conv.weight, (right - left, 0, bottom - top, 0)))
+        conv.padding, conv.static_padding = (bottom, right), nn.Identity()
+    return conv

@@ -1,0 +1,114 @@
+"""Convolutions of upscaled features for inference: weights prepared once, outputs computed tile by tile.
+
+The same algebra as :class:`ssn_core.upscale.UpscaledConv`, arranged for a processor's caches. An output reads few
+input cells, so the interpolation matrices are banded: cut into bands of outputs they shrink to the cells that a band
+reads, and everything between the 1x1 products and a finished tile stays in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .upscale import shifted_stack, upscale_matrix
+
+_BANDS = 4  # per axis; more would save little arithmetic and cost calls
+
+Tile = tuple[slice, slice, Tensor]  # rows, columns, values (n, rows, columns, O)
+
+
+class _Bands(nn.Module):
+    """One axis of one layer: for every band of outputs, the window of cells it reads and the matrix from these to it.
+
+    Matrices (k, outputs, cells), or with ``taps_last`` (outputs, cells * k) and windows that count taps.
+    """
+
+    def __init__(self, n_in: int, n_out: int, taps: int, taps_last: bool) -> None:
+        super().__init__()
+        stack = shifted_stack(upscale_matrix(n_in, n_out), taps)
+        self.windows: list[slice] = []
+        for i, band in enumerate(stack.split(-(-n_out // _BANDS), dim=1)):
+            read = band.flatten(0, 1).any(0).nonzero()
+            first, last = int(read.min()), int(read.max()) + 1
+            matrix = band[:, :, first:last].float()
+            if taps_last:
+                matrix, first, last = matrix.permute(1, 2, 0).flatten(1), first * taps, last * taps
+            self.windows.append(slice(first, last))
+            self.register_buffer(str(i), matrix.contiguous(), persistent=False)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        return ((window, getattr(self, str(i))) for i, window in enumerate(self.windows))
+
+
+class Tiling(nn.Module):
+    """The bands of both layers and axes for one kernel size (``taps``) and one pair of layer sizes."""
+
+    def __init__(self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int) -> None:
+        super().__init__()
+        self.taps = taps
+        for layer, size in ((2, size2), (3, size3)):
+            self.add_module(f"y{layer}", _Bands(size[0], size_out[0], taps, taps_last=False))
+            self.add_module(f"x{layer}", _Bands(size[1], size_out[1], taps, taps_last=True))
+
+
+class TiledConv(nn.Module):
+    """``conv2d(upscale(layer2, layer3), weight, bias, padding=k // 2)`` with fixed weights, exact up to rounding."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, channels2: int) -> None:
+        super().__init__()
+        self.taps = weight.shape[-1]
+        # one 1x1 convolution for each row of taps, outputs (tap of the row, O): the order in which x is read below
+        rows = weight.permute(2, 3, 0, 1).flatten(1, 2)[..., None, None].float()  # (k, k * O, C, 1, 1)
+        self.register_buffer("weight2", rows[:, :, :channels2].contiguous())
+        self.register_buffer("weight3", rows[:, :, channels2:].contiguous())
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, layer2: Tensor, layer3: Tensor, tiling: Tiling) -> list[Tile]:
+        """(n, C2, h2, w2) and (n, C3, h3, w3), both in channels-last memory -> the output's tiles, column by column."""
+        grid: list[list[Tensor]] = []
+        for dy in range(self.taps):
+            columns2 = self._columns(layer2, self.weight2[dy], tiling.x2)
+            columns3 = self._columns(layer3, self.weight3[dy], tiling.x3)
+            bands = [[(rows, up[dy]) for rows, up in bands] for bands in (tiling.y2, tiling.y3)]
+            for x, (wide2, wide3) in enumerate(zip(columns2, columns3, strict=True)):
+                if dy == 0:
+                    start = self.bias.repeat(wide2.shape[2] // len(self.bias))
+                    grid.append([torch.baddbmm(start, _each(up, wide2), wide2[:, rows]) for rows, up in bands[0]])
+                else:
+                    for tile, (rows, up) in zip(grid[x], bands[0], strict=True):
+                        tile.baddbmm_(_each(up, wide2), wide2[:, rows])
+                for tile, (rows, up) in zip(grid[x], bands[1], strict=True):
+                    tile.baddbmm_(_each(up, wide3), wide3[:, rows])
+        return list(self._placed(grid))
+
+    def _columns(self, layer: Tensor, weight: Tensor, bands: _Bands) -> Iterator[Tensor]:
+        """One row of taps of one layer, at full size along x: a band of columns at a time, (n, h, columns * O)."""
+        n, h, o = len(layer), layer.shape[2], len(self.bias)
+        # oneDNN runs a 1x1 convolution about twice as fast as the BLAS runs the same matrix product
+        mixed = F.conv2d(layer, weight).permute(0, 2, 3, 1).reshape(n * h, -1, o)  # (n h, w k, O)
+        for cells, along in bands:
+            yield torch.bmm(_each(along, mixed), mixed[:, cells]).view(n, h, -1)
+
+    def _placed(self, grid: list[list[Tensor]]) -> Iterator[Tile]:
+        left = 0
+        for column in grid:
+            top, width = 0, column[0].shape[2] // len(self.bias)
+            for tile in column:
+                rows = slice(top, top := top + tile.shape[1])
+                yield rows, slice(left, left + width), tile.view(*tile.shape[:2], width, -1)
+            left += width
+
+
+def _each(matrix: Tensor, batch: Tensor) -> Tensor:
+    return matrix.expand(len(batch), -1, -1)
+
+
+def join(tiles: list[Tile]) -> Tensor:
+    """Tiles of (n, rows, columns, ...) in :class:`TiledConv`'s order -> one (n, H, W, ...)."""
+    columns: dict[int, list[Tensor]] = {}
+    for _, across, tile in tiles:
+        columns.setdefault(across.start, []).append(tile)
+    return torch.cat([torch.cat(column, dim=1) for column in columns.values()], dim=2)
