@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .config import RunConfig
 from .fast import FastForward, Masked
 from .features import Features
-from .losses import focal, map_loss
+from .losses import focal, map_loss, truncated_l1
 from .models import Detector, GapCamNet, SimpleNet
 from .noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks
 from .supervision import RealDefects, TrainingSet
@@ -144,13 +144,14 @@ class Trainer:
         targets: dict[str, Any],
         adapted: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Total, map and image loss; methods without a head have no loss for it."""
+        """Total, map and image loss; methods without a head have no loss for it, and SimpleNet's map no focal part."""
         maps, scores = self.forward(*layers, masked, noise, adapted)
         zero = torch.zeros((), device=self.device)
         on_map = on_image = zero
         if not isinstance(self.model, GapCamNet):
             known, weights = targets["known"], targets["weights"]
-            on_map = map_loss(maps[known], targets["map"][known], None if weights is None else weights[known])
+            measure = truncated_l1 if isinstance(self.model, SimpleNet) else map_loss
+            on_map = measure(maps[known], targets["map"][known], None if weights is None else weights[known])
         if not isinstance(self.model, SimpleNet):
             on_image = focal(scores, targets["image"])
         return {"loss": on_map + on_image, "loss_map": on_map, "loss_image": on_image}
