@@ -166,7 +166,7 @@ class Trainer:
 
     def _noise_from_generator(self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator) -> Tensor:
         """Learned noise (N, C) at the masked positions; the generator reads the adapted features as data."""
-        with torch.no_grad():
+        with torch.no_grad(), _frozen_statistics(self.model):
             adapted = self.forward.adapted(*layers).flatten(0, 2)
             rows = adapted.index_select(0, masked.source)
         if self.generator.beta is None:
@@ -250,13 +250,15 @@ def trained_state(model: Detector) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch statistics normalise but leave the running ones alone: a generator step is not the model's."""
+    """Batch statistics normalise but leave the running ones alone: what the generator reads or learns from is not a
+    step of the model."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
             norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
