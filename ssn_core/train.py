@@ -76,7 +76,14 @@ class Trainer:
         self.epochs_done += 1
         if not all(math.isfinite(v) for v in means.values()):
             raise NonFiniteLoss(f"{means} in epoch {self.epochs_done}")
+        if not all(bool(value.isfinite().all()) for value in self._learned_values()):  # spoiled by its last step
+            raise NonFiniteLoss(f"weights or batch statistics not finite after epoch {self.epochs_done}, {means}")
         return {"epoch": self.epochs_done, "step": self.step, **means}
+
+    def _learned_values(self) -> list[Tensor]:
+        """Everything that training changed."""
+        generator = [] if self.generator is None else list(self.generator.parameters())
+        return [*trained_state(self.model).values(), *generator]
 
     def _set_learning_rates(self) -> None:
         """x0.4 at 80 % and at 90 % of the epochs; the published schedule never touches the generator's rate."""
