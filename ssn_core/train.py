@@ -242,7 +242,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self.seen, self.step, self.epochs_done = state["seen"], state["step"], state["epochs_done"]
+        self.seen, self.step, self.epochs_done = state["seen"].cpu(), state["step"], state["epochs_done"]
         self.model.load_state_dict(state["model"], strict=False)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
