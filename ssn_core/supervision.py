@@ -59,9 +59,11 @@ class TrainingSet:
         held_out = [normal[i] for i in sorted(order[:held])]
         kept = [normal[i] for i in sorted(order[held:])]
         if len(defective) * config.flips > len(kept):
+            most = len(kept) // len(defective)
+            way_out = f"choose flips={most} or fewer" if most else f"add normal images, {len(defective)} at least"
             raise InputError(
                 f"flips={config.flips}: {len(defective)} defective images in {config.flips} versions need as many "
-                f"normal images, and {where} has {len(kept)}; choose flips={len(kept) // len(defective) or 1} or fewer"
+                f"normal images, and {where} has {len(kept)} to train on; {way_out}"
             )
         entries = [(s, 0) for s in kept] + [(s, flip) for s in defective for flip in range(config.flips)]
         return cls(entries, len(kept), held_out)
