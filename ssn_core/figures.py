@@ -18,7 +18,19 @@ from . import tables
 from .config import RunConfig
 from .metrics import NOT_AVAILABLE
 from .store import RunResult
-from .style import DEFECTIVE, NORMAL, PUBLISHED, data_label, method_colour, method_label, pick, publish, save, styled
+from .style import (
+    DEFECTIVE,
+    NORMAL,
+    PUBLISHED,
+    data_label,
+    legend_below,
+    method_colour,
+    method_label,
+    pick,
+    publish,
+    save,
+    styled,
+)
 
 __all__ = [
     "histogram",
@@ -48,7 +60,8 @@ def image_curves(runs: Sequence[RunResult], kind: str = "roc", language: str = "
 
     A dot marks Youden's point on ROC curves.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.2), sharey=True)
+    height = 3.2 + (0.14 * (len(runs) + 1) if len(runs) > 3 else 0)
+    figure, axes = plt.subplots(1, 2, figsize=(6.3, height), sharey=True)
     for ax, score in zip(axes, SCORES, strict=True):
         for run in runs:
             _image_curve(ax, run, runs, kind, score, language)
@@ -58,7 +71,10 @@ def image_curves(runs: Sequence[RunResult], kind: str = "roc", language: str = "
         else:
             ax.set_xlabel(pick(language, "recall", "richiamo"))
         ax.set(title=pick(language, *SCORES[score]), xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))
-        ax.legend(loc="lower right" if kind == "roc" else "lower left", title=_AREAS[kind][score], title_fontsize=7)
+        place: dict[str, Any] = {"loc": "lower right" if kind == "roc" else "lower left"}
+        if len(runs) > 3:  # too many lines to find an empty corner
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+        ax.legend(**place, title=_AREAS[kind][score], title_fontsize=7)
     label = ("true positive rate", "tasso di veri positivi") if kind == "roc" else ("precision", "precisione")
     axes[0].set_ylabel(pick(language, *label))
     return figure
@@ -105,8 +121,7 @@ def histogram(runs: Sequence[RunResult], score: str = "score", language: str = "
         ax.set(title=f"{method_label(run.config, language)}, {data_label(run.config, language)}")
         ax.set_xlabel(pick(language, *SCORES[score]).split("\n")[0] + ", logit")
     axes[0][0].set_ylabel(pick(language, "density", "densità"))
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    legend_below(figure, axes[0][0])
     return figure
 
 
@@ -151,8 +166,7 @@ def metric_bars(outcomes: Sequence[Any], metrics: Sequence[str], language: str =
         axes[0][0].plot([], [], "D", mfc="white", mec=PUBLISHED, ls="", label=pick(language, "published", "pubblicato"))
         label = pick(language, "course report", "relazione del corso")
         axes[0][0].plot([], [], "x", color=PUBLISHED, ls="", label=label)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
+    legend_below(figure, axes[0][0])
     return figure
 
 

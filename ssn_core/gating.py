@@ -18,7 +18,7 @@ from .fold import fold
 from .metrics import NOT_AVAILABLE
 from .panels import pixel_threshold
 from .store import MODEL, RunResult, load_model
-from .style import method_colour, method_label, pick
+from .style import legend_below, method_colour, method_label, pick
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("none", "Youden (test)", "quantile (normal training)")
@@ -119,14 +119,12 @@ def gating_bars(runs: Sequence[RunResult], frame: pd.DataFrame, language: str = 
             label = method_label(run.config, language)
             bars = ax.bar(places, alarms, 0.9 * width, color=method_colour(run.config), label=label)
             ax.bar_label(bars, mine["normal_with_mask"], fontsize=6, padding=1)
-            ax.plot(places, missed, "v", color="white", mec="black", ms=4.5, zorder=4, clip_on=False)
+            ax.plot(places + 0.32 * width, missed, "v", color="white", mec="black", ms=4.5, zorder=4, clip_on=False)
         ax.set_xticks(range(len(gates)), gates)
         ax.set(title=title, ylim=(0, 1.08))
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel(pick(language, "share of images", "frazione di immagini"))
     label = pick(language, "defective images left without a mask", "immagini difettose rimaste senza maschera")
     axes[0].plot([], [], "v", color="white", mec="black", ls="", label=label)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    figure.supylabel("")
+    legend_below(figure, axes[0])
     return figure

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from . import tables
 from .store import RunResult
-from .style import METHOD_COLOURS, PUBLISHED, method_colour, method_label, pick, publish
+from .style import METHOD_COLOURS, PUBLISHED, legend_below, method_colour, method_label, pick, publish
 
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
 #: one method, four bounds: shades of its colour, dark for the widest
@@ -47,8 +47,7 @@ def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, languag
     axes[0][0].plot([], [], color=PUBLISHED, lw=0.7, label=label)
     for config in {o.config.experiment: o.config for o in outcomes}.values():
         axes[0][0].plot([], [], color=method_colour(config), label=method_label(config, language))
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    legend_below(figure, axes[0][0])
     return figure
 
 
@@ -107,8 +106,7 @@ def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
     axes[1].set_ylabel(pick(language, "generator's loss", "loss del generatore"))
     for ax in axes:
         ax.set_xlabel(pick(language, "epoch", "epoca"))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -132,7 +130,7 @@ def beta_histories(runs: Sequence[RunResult], metric: str = "I-AUROC", language:
         ax.set(title=title, ylim=(0, 1.03))
         ax.set_xlabel(pick(language, "epoch", "epoca"))
     axes[0].set_ylabel(f"{metric} (test)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(betas))
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -157,7 +155,7 @@ def beta_band(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "A
     for label, colour in ((ours, beta_colour(betas[0], betas)), (course, "#9A9A9A")):
         axes[0][0].plot([], [], color=colour, lw=3, alpha=0.5, label=label)
     axes[0][0].plot([], [], "o", color=PUBLISHED, label=pick(language, "final value", "valore finale"))
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(figure, axes[0][0])
     return figure
 
 
@@ -191,7 +189,7 @@ def beta_selection(
         ax.plot(*means.loc[oracle], "s", ms=14, label=pick(language, "oracle (test set)", "oracolo (test)"), **look)
         ax.set_xlabel(f"{metric}, " + pick(language, "validation", "validazione"))
         ax.set_ylabel(f"{metric}, test")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    legend_below(figure, axes[0][0])
     return figure
 
 

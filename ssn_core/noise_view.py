@@ -94,7 +94,7 @@ def _rms(values: torch.Tensor) -> np.ndarray:
 def noise_fields(views: list[NoiseView], language: str = "en") -> Figure:
     """Figure 13: features and mask, then either noise of the same RMS, over all channels and in one of them."""
     view = views[0]
-    figure, axes = plt.subplots(2, 4, figsize=(6.3, 3.3), width_ratios=[1.15, 1, 1, 1])
+    figure, axes = plt.subplots(2, 4, figsize=(6.3, 3.4), width_ratios=[1.15, 1, 1, 1])
     top, limit = max(v.max() for v in view.rms.values()), max(np.abs(v).max() for v in view.channel.values())
     kinds = {"gaussian": pick(language, "Gaussian", "gaussiano"), "learned": pick(language, "learned", "appreso")}
     features = axes[0, 0].imshow(view.features, cmap="viridis")

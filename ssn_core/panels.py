@@ -69,40 +69,48 @@ def rows_of(runs: Sequence[RunResult], names: Sequence[str]) -> list[Row]:
 
 
 def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "en") -> Figure:
-    """The panel of some rows; ``dataset`` adds the columns image and ground truth."""
+    """The panel of some rows; ``dataset`` adds the columns image and ground truth.
+
+    Pictures much taller than wide lie on their side, with the row's text above them instead of beside.
+    """
     samples = {} if dataset is None else {sample.name: sample for sample in dataset.test}
     height, width = rows[0].anomaly_map.shape
-    columns = _columns(rows, language, bool(samples))
-    cell = (6.3 - 0.55) / (len(columns) + _TEXT_WIDTH)
-    row_height = max(cell * height / width, 0.86)
+    tall = height > 1.5 * width
+    columns = _columns(language, bool(samples), tall)
+    widths = [*([] if tall else [_TEXT_WIDTH]), *[1.0] * len(columns)]
+    cell = (6.3 - 0.6) / sum(widths)
+    row_height = cell * width / height + 0.27 if tall else max(cell * height / width, 0.86) * 1.05
     figure, axes = plt.subplots(
-        len(rows), len(columns) + 1, figsize=(6.3, row_height * len(rows) * 1.05 + 0.3), squeeze=False,
-        width_ratios=[_TEXT_WIDTH, *[1.0] * len(columns)],
+        len(rows), len(widths), figsize=(6.3, row_height * len(rows) + 0.35), squeeze=False, width_ratios=widths
     )  # fmt: skip
-    limit = max(float(np.quantile(np.abs(row.anomaly_map - pixel_threshold(row.run)), 0.99)) for row in rows)
+    limits = [np.quantile(np.abs(row.anomaly_map - pixel_threshold(row.run)), 0.99) for row in rows]
+    limit = float(np.median(limits)) or 1.0  # one scale for all rows; the loudest run may saturate it
     for i, row in enumerate(rows):
-        _name(axes[i, 0], row, language)
+        (_text_above if tall else _text_beside)(axes[i, 0], row, language)
         pictures = _pictures(row, samples.get(row.name), limit)
-        for ax, (title, key) in zip(axes[i, 1:], columns, strict=True):
-            shown = ax.imshow(**pictures[key])
+        for ax, (title, key) in zip(axes[i, -len(columns) :], columns, strict=True):
+            look = pictures[key]
+            shown = ax.imshow(**(look | {"X": np.rot90(look["X"])} if tall else look))
             ax.set_axis_off()
-            if i == 0:
+            if i == 0 and not tall:
                 ax.set_title(title, fontsize=7)
-    bar = figure.colorbar(shown, ax=axes[:, -1], shrink=min(1.0, 2 / len(rows)), pad=0.02, aspect=14)
+            elif i == len(rows) - 1 and tall:
+                ax.text(0.5, -0.06, title, va="top", ha="center", fontsize=7, transform=ax.transAxes)
+    bar = figure.colorbar(shown, ax=axes[:, -1], shrink=min(1.0, 2 / len(rows)), pad=0.02, aspect=14, extend="both")
     bar.set_label(pick(language, "logit − threshold", "logit − soglia"), fontsize=6.5)
     bar.ax.tick_params(labelsize=6)
     return figure
 
 
-def _columns(rows: Sequence[Row], language: str, photographs: bool) -> list[tuple[str, str]]:
-    rules = {"> 99 % norm." if row.run.config.method == "gap_cam" else "logit > 0" for row in rows}
+def _columns(language: str, photographs: bool, tall: bool) -> list[tuple[str, str]]:
     columns = [
-        (pick(language, "mask", "maschera") + f"\n({', '.join(sorted(rules))})", "mask"),
+        (pick(language, "predicted\nmask", "maschera\npredetta"), "mask"),
         (pick(language, "map, scaled\nper image", "mappa, scalata\nper immagine"), "normalised"),
         (pick(language, "map, raw", "mappa, grezza"), "raw"),
     ]
+    turned = pick(language, "\n(on its side)", "\n(sul fianco)") if tall else ""
     first = [
-        (pick(language, "image", "immagine"), "image"),
+        (pick(language, "image", "immagine") + turned, "image"),
         (pick(language, "ground\ntruth", "difetto\nreale"), "truth"),
     ]
     return first + columns if photographs else columns
@@ -125,20 +133,37 @@ def _pictures(row: Row, sample: Sample | None, limit: float) -> dict[str, dict[s
     return pictures
 
 
-def _name(ax: Axes, row: Row, language: str) -> None:
-    """Method, file and both scores, each by its full name."""
+def _texts(row: Row, language: str) -> tuple[str, ...]:
+    """Method, file, both scores by their full names, and what makes a pixel part of the mask."""
     score, map_score = (f"{value:+.2f}".replace("-", "\u2212") for value in row.scores)
-    text = pick(
-        language,
-        f"{row.name}\nimage score {score}\n(classification head)\nmap score {map_score}\n(maximum of the map)",
-        f"{row.name}\npunteggio d'immagine {score}\n(testa di classificazione)\n"
-        f"punteggio della mappa {map_score}\n(massimo della mappa)",
+    cam = row.run.config.method == "gap_cam"
+    rule = pick(language, "99 % of normal ones", "99 % dei normali") if cam else "logit 0"
+    return (
+        method_label(row.run.config, language),
+        row.name,
+        pick(language, f"image score {score}", f"punteggio d'immagine {score}"),
+        pick(language, "(classification head)", "(testa di classificazione)"),
+        pick(language, f"map score {map_score}", f"punteggio della mappa {map_score}"),
+        pick(language, "(maximum of the map)", "(massimo della mappa)"),
+        pick(language, f"mask: above {rule}", f"maschera: oltre {rule}"),
     )
+
+
+def _text_beside(ax: Axes, row: Row, language: str) -> None:
+    method, *lines = _texts(row, language)
     ax.set_axis_off()
-    ax.text(
-        0, 0.98, method_label(row.run.config, language), va="top", fontsize=7, weight="bold", transform=ax.transAxes
-    )
-    ax.text(0, 0.84, text, va="top", fontsize=6, linespacing=1.25, transform=ax.transAxes)
+    ax.text(0, 1.0, method, va="top", fontsize=7, weight="bold", transform=ax.transAxes)
+    ax.text(0, 0.86, "\n".join(lines), va="top", fontsize=6, linespacing=1.2, transform=ax.transAxes)
+
+
+def _text_above(ax: Axes, row: Row, language: str) -> None:
+    method, name, score, head, map_score, maximum, rule = _texts(row, language)
+    first = (f"{method},  {name}", {"fontsize": 7, "weight": "bold"})
+    second = (f"{score} {head},  {map_score} {maximum},  {rule}", {"fontsize": 5.6})
+    ax.set_title(" \n ", fontsize=7)  # keeps the height free; the texts themselves run over the next columns
+    for height, (text, look) in ((11.5, first), (3, second)):
+        place = {"xycoords": "axes fraction", "xytext": (0, height), "textcoords": "offset points"}
+        ax.annotate(text, (0, 1), va="bottom", **place, **look).set_in_layout(False)
 
 
 def publish_panel(rows: Sequence[Row], dataset: Dataset | None, profile: Profile, name: str) -> Figure:

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -41,6 +42,7 @@ METHOD_COLOURS: dict[str, str] = {
     "supervised": "#999933",
     "simplenet": "#8B3A0E",
 }
+_LINE = 112  # characters of legend text across a page
 NORMAL, DEFECTIVE = "#8A8A8A", "#C0392B"  # the two kinds of images in a histogram
 PUBLISHED = "#222222"  # what others measured
 
@@ -101,6 +103,13 @@ def styled() -> Iterator[None]:
         yield
 
 
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """One legend for the whole figure, of what ``ax`` shows, in as many columns as the page takes."""
+    handles, labels = ax.get_legend_handles_labels()
+    columns = max(1, min(len(labels), _LINE // (max(map(len, labels)) + 8)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
 def save(figure: Figure, folder: str | Path, name: str, vector: bool = True) -> list[Path]:
     """Write ``<name>.svg`` (unless ``vector`` is false: pictures) and ``<name>.png``, 200 dots per inch, 256 colours.
 
@@ -142,13 +151,13 @@ def publish(
 def _write_svg(figure: Figure, path: Path) -> None:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # a hundredth of a point is finer than any printer, and halves the file
-    text = re.sub(r' d="[^"]*"', lambda path: _shorten(path.group()), buffer.getvalue())
-    path.write_text(text, encoding="utf-8")
+    # a hundredth of a point is finer than any printer; transforms keep their digits, since they scale
+    text = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: _shorten(found.group()), buffer.getvalue())
+    path.write_text(re.sub(r"\n +", "\n", text), encoding="utf-8")
 
 
-def _shorten(path: str) -> str:
-    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number.group()):.2f}", path).replace(" \n", " ")
+def _shorten(attribute: str) -> str:
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number.group()):.2f}", attribute).replace(" \n", " ")
 
 
 def _write_png(figure: Figure, path: Path, vector: bool) -> None:
@@ -157,8 +166,9 @@ def _write_png(figure: Figure, path: Path, vector: bool) -> None:
     image = Image.open(buffer).convert("RGB")
     colours = 64 if vector else 256  # line art needs few
     dither = Image.Dither.NONE if vector else Image.Dither.FLOYDSTEINBERG  # no bands in pictures
-    palette = image.quantize(colours)
-    entries = np.array(palette.getpalette()).reshape(-1, 3)
-    entries[(entries > 248).all(1)] = 255  # the averaged white of the paper is white
-    palette.putpalette(entries.ravel().tolist())
-    image.quantize(palette=palette, dither=dither).save(path, optimize=True, dpi=(200, 200))
+    reduced = image.quantize(palette=image.quantize(colours), dither=dither)
+    paper = np.asarray(reduced)[(np.asarray(image) == 255).all(2)]
+    entries = np.array(reduced.getpalette()).reshape(-1, 3)
+    entries[np.bincount(paper, minlength=1).argmax()] = 255  # paper stays white, not an average of near-whites
+    reduced.putpalette(entries.ravel().tolist())
+    reduced.save(path, optimize=True, dpi=(200, 200))

@@ -63,7 +63,13 @@ def select(outcomes: Iterable[Outcome], **fields: Any) -> list[Outcome]:
 
 def alike(one: RunConfig, other: RunConfig) -> bool:
     """Whether two configurations differ in nothing but the seed."""
-    return dataclasses.replace(one, seed=0) == dataclasses.replace(other, seed=0)
+    return family(one) == family(other)
+
+
+def family(config: RunConfig) -> RunConfig:
+    """What the seeds of one method share. Each control has the noise of its own seed's learned run, so that varies."""
+    level = 1.0 if config.experiment == "noise_control" else config.noise_std
+    return dataclasses.replace(config, seed=0, noise_std=level)
 
 
 @functools.cache
@@ -236,7 +242,7 @@ def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
     """Outcomes that differ in nothing but the seed, in order of appearance."""
     groups: dict[RunConfig, list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault(dataclasses.replace(outcome.config, seed=0), []).append(outcome)
+        groups.setdefault(family(outcome.config), []).append(outcome)
     return list(groups.values())
 
 
