@@ -115,13 +115,14 @@ def load_run(folder: str | Path) -> RunResult:
     path = folder / "run.json"
     if not path.is_file():
         raise InputError(f"{folder} holds no finished run (no run.json); run its configuration first")
-    info = read_json(path)
+    info = _read(path, read_json)
     if info.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {info.get('format')!r}, this version reads format {FORMAT}; "
             "delete the folder and run the configuration again"
         )
-    return RunResult(RunConfig.from_dict(info["config"]), folder, info, read_json(folder / "metrics.json"))
+    config = _read(path, lambda _: RunConfig.from_dict(info["config"]))
+    return RunResult(config, folder, info, _read(folder / "metrics.json", read_json))
 
 
 def load_model(path: str | Path) -> Detector:
@@ -134,8 +135,8 @@ def load_model(path: str | Path) -> Detector:
             "(or choose another store) and run its configuration again"
         )
     model = build_model(config)
-    wanted, state = trained_state(model), load_file(file)
-    if state.keys() != wanted.keys():
+    wanted, state = trained_state(model), _read(file, load_file)
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in wanted.items()}:
         raise InputError(f"{file} does not fit its run.json; delete the folder {path} and run the configuration again")
     model.load_state_dict(state, strict=False)
     return model.eval()
@@ -310,7 +311,7 @@ class _Run:
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return None
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = _read(path, lambda file: torch.load(file, map_location=self.device, weights_only=True))
         same = {
             "format": FORMAT,
             "config": self.config.as_dict(),
@@ -326,6 +327,16 @@ class _Run:
     def _restore(self, saved: dict[str, Any]) -> None:
         self.trainer.load_state_dict(saved["trainer"])
         self.history, self.seconds = saved["history"], saved["seconds"]
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Read one file of a run folder; whatever is wrong with it names the file and the way out."""
+    try:
+        return read(path)
+    except Exception as error:  # every reader has its own types for a truncated or a foreign file
+        raise InputError(
+            f"{path} cannot be read ({error}); delete the folder {path.parent} and run its configuration again"
+        ) from error
 
 
 def _difference(found: RunConfig, wanted: RunConfig) -> str:
