@@ -86,13 +86,21 @@ def run(
     folder = Path(store) / config.run_id
     if (finished := find_run(config, store)) is not None:
         return finished
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dataset = open_dataset(config.dataset, config.category, data_root, training_masks=config.needs_training_masks)
     training = TrainingSet.of(config, dataset)
     _Run(config, folder, dataset, training, device, checkpoint_seconds, log).complete()
     result = find_run(config, store)
     assert result is not None
     return result
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.zeros((), device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch was built without it, or it is absent
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={str(device)!r} cannot be used here ({reason}); choose cpu or cuda") from error
 
 
 def find_run(config: RunConfig, store: str | Path = "data/results") -> RunResult | None:
