@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import platform
@@ -80,8 +81,8 @@ def run(
 
     An interrupted run resumes from its checkpoint and, on a CPU, ends with the same bits as an uninterrupted one.
     ``data_root``: see :func:`ssn_core.find_root`. All input is checked before training (:class:`InputError`).
-    A non-finite loss ends a Gaussian run with an error and keeps the last checkpoint; a learned-noise run is then
-    recorded as diverged and evaluated as of its last finite checkpoint.
+    A non-finite loss ends a Gaussian run with :class:`ssn_core.train.NonFiniteLoss` and keeps the checkpoint of the
+    last good epoch; a learned-noise run is then recorded as diverged and evaluated as of that epoch.
     """
     folder = Path(store) / config.run_id
     if (finished := find_run(config, store)) is not None:
@@ -97,7 +98,8 @@ def run(
 
 def _usable_device(device: str | torch.device) -> torch.device:
     try:
-        return torch.zeros((), device=device).device
+        torch.zeros((), device=device)
+        return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch was built without it, or it is absent
         reason = str(error).splitlines()[0]
         raise InputError(f"device={str(device)!r} cannot be used here ({reason}); choose cpu or cuda") from error
@@ -202,12 +204,15 @@ class _Run:
                 self._write_checkpoint()
         self.seconds += time.monotonic() - started
         self._write_results()
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        for leftover in (self.folder / CHECKPOINT, *self.folder.glob(".*.part.*")):  # the latter of a killed process
+            leftover.unlink(missing_ok=True)
 
     def _one_epoch(self) -> None:
+        before = copy.deepcopy(self.trainer.state_dict())
         try:
             row = self.trainer.epoch()
         except NonFiniteLoss as error:
+            self.trainer.load_state_dict(before)
             self._on_divergence(error)
             return
         every = self.config.eval_every
@@ -217,18 +222,17 @@ class _Run:
         self.log(f"epoch {row['epoch']}/{self.config.epochs} loss {row['loss']:.4f}")
 
     def _on_divergence(self, error: NonFiniteLoss) -> None:
-        saved = self._read_checkpoint()
-        if self.trainer.generator is None or saved is None:
-            raise RuntimeError(
-                f"run {self.config.run_id}: the loss is not finite ({error}). The last good checkpoint stays in "
-                f"{self.folder}; lower adaptor_lr, head_lr or noise_std"
+        """The trainer is back at the end of the last good epoch, and the history is whole."""
+        last = self.trainer.epochs_done
+        if self.trainer.generator is None:
+            self._write_checkpoint()
+            raise NonFiniteLoss(
+                f"run {self.config.run_id}: the loss is not finite ({error}). The checkpoint of epoch {last}, the last "
+                f"good one, stays in {self.folder}; lower adaptor_lr, head_lr or noise_std"
             ) from error
-        self.diverged, history = True, self.history  # the loss curve is kept whole
-        last = saved["trainer"]["epochs_done"]
-        self.note = f"non-finite loss in epoch {self.trainer.epochs_done}; evaluated as of epoch {last}"
+        self.diverged = True
+        self.note = f"non-finite loss in epoch {last + 1}; evaluated as of epoch {last}"
         self.log(self.note)
-        self._restore(saved)
-        self.history = history
 
     def _evaluate(self) -> tuple[dict[str, Any], evaluate.Outputs]:
         """Metrics on the test set and, where images are held out, on synthetic anomalies."""
