@@ -92,7 +92,7 @@ class FoldedDetector(nn.Module):
 
     def _put(self, **tensors: Tensor) -> None:
         for name, value in tensors.items():
-            self.register_buffer(name, value.float().contiguous())
+            self.register_buffer(name, value.float().clone(memory_format=torch.contiguous_format))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) -> anomaly map logits (B, H, W), image logits (B,)."""
@@ -129,7 +129,7 @@ class FoldedDetector(nn.Module):
             cam = join([(y, x, tile @ self.score_weight) for y, x, tile in tiles])
             return self.sizes.resize(cam), _mean(tiles, cam) @ self.score_weight + self.score_bias
         hidden = self._tiles(self.hidden, (layer2, layer3), adapted)
-        low_map = join([(y, x, F.leaky_relu_(tile, 0.2) @ self.hidden_out) for y, x, tile in hidden])
+        low_map = join((y, x, F.leaky_relu_(tile, 0.2) @ self.hidden_out) for y, x, tile in hidden)
         anomaly_map = self.sizes.resize(low_map)
         if self.response is None:
             return anomaly_map, anomaly_map.amax((1, 2))

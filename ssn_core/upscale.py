@@ -69,6 +69,7 @@ def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # they outlive a prediction that asked for them first
 def _tap_matrices(size_in: tuple[int, int], size_out: tuple[int, int], taps: int) -> tuple[Tensor, Tensor]:
     """(H_out, taps * H_in) along y and (W_out, W_in * taps) along x, float32, for one layer."""
     along_y, along_x = (shifted_stack(upscale_matrix(i, o), taps) for i, o in zip(size_in, size_out, strict=True))
@@ -145,6 +146,7 @@ def border_bias(weight: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def map_matrices(size_in: tuple[int, int], size_out: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
     """Resize (bilinear) and Gaussian blur as one matrix an axis: ``map_out = Y map_in X^T``."""
     y, x = (

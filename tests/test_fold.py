@@ -93,7 +93,6 @@ def test_the_model_is_left_alone() -> None:
     assert not folded.training and not any(p.requires_grad for p in folded.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="score_weight, score_bias and hidden_out share their memory with the model")
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_training_the_model_on_does_not_reach_its_twin(name: str) -> None:
     model = make(name)
@@ -129,7 +128,6 @@ def test_predict_takes_a_path_a_picture_and_an_array(tmp_path: Path) -> None:
         assert found.anomaly_map.shape == SIZE and np.abs(found.anomaly_map - wanted.anomaly_map).max() < LOGITS
 
 
-@pytest.mark.xfail(strict=True, reason="the cached matrices are inference tensors when prediction made them first")
 def test_folding_and_predicting_leaves_training_possible() -> None:
     """Matrices are cached and shared; those that prediction made must not be inference tensors."""
     size = (40, 72)  # no other test uses it, so that prediction is what fills the cache
