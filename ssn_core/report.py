@@ -48,5 +48,5 @@ def _compile(root: Path, language: str, timestamp: int) -> Path:
     try:
         pdf = typst.compile(str(source), sys_inputs={"language": language}, **options)
     except typst.TypstError as error:
-        raise InputError(f"Typst stopped: {error.diagnostic}") from error
+        raise InputError(f"Typst stopped: {error.diagnostic.partition(chr(10) * 2)[0]}") from error
     return write_atomic(source.with_suffix(".pdf"), lambda part: part.write_bytes(pdf) and None)

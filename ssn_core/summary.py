@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import RunConfig
+from .config import RunConfig, preset
 from .errors import InputError
 from .metrics import METRICS
 from .profiles import load_profile, run_command
@@ -49,6 +49,7 @@ def summarise(root: Path) -> dict[str, Any]:
     return {
         "timestamp": seconds or 0,
         "date": datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d") if seconds else None,
+        "changed": _changed(results),
         "fingerprint": hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()[:12],
         "runs": runs,
         "groups": groups,
@@ -57,6 +58,17 @@ def summarise(root: Path) -> dict[str, Any]:
         "bench": _bench(root),
         "figures": _figures(root),
     }
+
+
+def _changed(results: list[RunResult]) -> dict[str, list[Any]]:
+    """Cost and step size of the runs where they are not the presets': field -> the values that occur."""
+    found: dict[str, set[Any]] = {}
+    for config in (result.config for result in results):
+        wanted = preset(config.experiment)
+        for name in ("epochs", "batch_size", "adaptor_lr", "head_lr"):
+            if getattr(config, name) != getattr(wanted, name):
+                found.setdefault(name, set()).add(getattr(config, name))
+    return {name: sorted(values) for name, values in found.items()}
 
 
 def _run(result: RunResult) -> dict[str, Any]:
@@ -161,14 +173,13 @@ def aggregate(samples: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def _commands(results: list[RunResult]) -> list[dict[str, Any]]:
-    """Every run that the cpu profile names, and one of each other experiment at its cost: is it there, and the command
-    that makes it."""
+    """Every run that the cpu profile names, and one of each other experiment at its cost: whether it is there, and the
+    command that makes it."""
     there = {result.config.run_id for result in results}
     cpu, full = load_profile("cpu"), load_profile("full")
     configs = [config for name in cpu.experiments for config in cpu.configs(name)]
     for name in (n for n in full.experiments if n not in cpu.experiments):
-        cost = {"epochs": cpu.defaults["epochs"], "batch_size": cpu.defaults["batch_size"]}
-        configs += [dataclasses.replace(c, **cost) for c in full.configs(name)]
+        configs += [dataclasses.replace(c, **cpu.defaults) for c in full.configs(name) if c.seed == 0]
     return [_command(config, config.run_id in there) for config in configs]
 
 
