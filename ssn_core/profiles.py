@@ -13,7 +13,8 @@ from .config import PRESETS, RunConfig, preset
 from .datasets import open_dataset
 from .errors import InputError
 from .roots import find_root
-from .store import Log, RunResult, find_run, run
+from .runner import Log
+from .store import RunResult, find_run, run
 from .synthetic import make_synthetic
 from .trunk import weights_path
 
@@ -105,18 +106,36 @@ def load_profile(name: str) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (root / "profiles").glob("*.yaml")))
         raise InputError(f"profile {name!r} is unknown (no {path}); choose one of {known}")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if wrong := sorted(set(raw) ^ _KEYS):
-        raise InputError(
-            f"{path}: keys {', '.join(wrong)} are unknown or missing; a profile has {', '.join(sorted(_KEYS))}"
-        )
-    if wrong := sorted(set(raw["experiments"]) - set(PRESETS)):
-        raise InputError(f"{path}: unknown experiments {', '.join(wrong)}; choose from {', '.join(PRESETS)}")
-    paths = {key: root / raw[key] for key in ("store", "figures")}
-    profile = Profile(name, **{**{k: raw[k] for k in raw}, **paths})
+    raw = _checked(path)
+    paths = {key: root / str(raw[key]) for key in ("store", "figures")}
+    profile = Profile(name, **{**raw, **paths})
     for experiment in profile.experiments:
-        profile.configs(experiment)  # a bad field fails here, before anything runs
+        try:
+            profile.configs(experiment)  # a bad field fails here, before anything runs
+        except InputError as error:
+            raise InputError(f"{path}: {experiment}: {error}") from error
     return profile
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The content of a profile file, of the right shape."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict) or (wrong := sorted(set(map(str, raw)) ^ _KEYS)):
+        bad = ", ".join(wrong) if isinstance(raw, dict) else "none"
+        raise InputError(f"{path}: keys {bad} are unknown or missing; a profile has {', '.join(sorted(_KEYS))}")
+    if bad := [key for key in ("defaults", "experiments") if not isinstance(raw[key], dict)]:
+        raise InputError(f"{path}: {bad[0]} must be a mapping of names to values")
+    if wrong := sorted(set(map(str, raw["experiments"])) - set(PRESETS)):
+        raise InputError(f"{path}: unknown experiments {', '.join(wrong)}; choose from {', '.join(PRESETS)}")
+    for experiment, entry in raw["experiments"].items():
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: {experiment} must be a mapping, for example {{categories: [bottle]}}")
+        if lists := [key for key in _LISTS if not isinstance(entry.get(key, []), list)]:
+            raise InputError(f"{path}: {experiment}: {lists[0]} must be a list, for example [{entry[lists[0]]}]")
+    return raw
 
 
 def matched_control(result: RunResult) -> RunConfig:
