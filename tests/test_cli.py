@@ -1,0 +1,186 @@
+"""``python -m ssn_core``: a mistake is one line and code 2, a run and a prediction print what they made."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ssn_core as ssn
+from ssn_core import store
+from ssn_core.__main__ import main, parse_fields
+from ssn_core.config import preset
+from ssn_core.errors import InputError
+from ssn_core.profiles import run_command
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY = [
+    "dataset=synthetic",
+    "category=ring",
+    "backbone=efficientnet_lite0",
+    "image_size=64,64",
+    "epochs=1",
+    "batch_size=4",
+    "noise_unit=feature_std",
+    "noise_std=4e-1",
+]
+
+
+def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """The one line that a failing command prints."""
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and err.startswith("python -m ssn_core: ") and "Traceback" not in out + err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "scenario_c"], "preset 'scenario_c' is unknown; choose one of baseline"),
+        (["run", "scenario_a", "epoch=3"], "no field 'epoch'"),
+        (["run", "scenario_a", "epochs"], "'epochs' is not FIELD=VALUE"),
+        (["run", "scenario_a", "=3"], "'=3' is not FIELD=VALUE"),
+        (["run", "scenario_a", "epochs=[3"], "'epochs=[3': '[3' is no value"),
+        (["run", "scenario_a", "epochs=many"], "epochs='many' must be an integer"),
+        (["run", "scenario_a", "noise_std=0"], "noise_std=0 must be a number > 0"),
+        (["run", "scenario_a", "image_size=100,100"], "image_size=(100, 100) must be (height, width)"),
+        (["run", "scenario_a", "image_size=64"], "image_size=(64,) must be (height, width)"),
+        (["run", "scenario_b", "adaptor=linear"], "needs a nonlinear or spatial adaptor"),
+        (["run", "learned_noise_v2", "beta=-0.1"], "beta=-0.1 must be a number > 0"),
+        (["run", "scenario_a", "backbone=vgg16"], "backbone='vgg16' is unknown"),
+        (["run", *["scenario_a", *TINY], "category=screws"], "no category 'screws'"),
+        (["run", *["scenario_a", *TINY], "--device", "gpu"], "device='gpu' cannot be used here"),
+        (["run", *["supervised", *TINY]], "needs defective training images"),
+        (["predict", "/nowhere", "a.png"], "/nowhere holds no finished run"),
+        (["check", "/nowhere"], "/nowhere is not a folder"),
+        (["notebooks", "--profile", "huge"], "profile 'huge' is unknown"),
+        (["notebooks", "--parameter", "epochs"], "'epochs' is not FIELD=VALUE"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_two(
+    arguments: list[str], message: str, tiny_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments[0] == "run":
+        arguments = [*arguments, "--data-root", str(tiny_sets), "--store", str(tmp_path)]
+    assert message in failure(arguments, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_traceback_from_the_command_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ssn_core", "run", "scenario_a", "noise_std=-1"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("python -m ssn_core: RunConfig: noise_std=-1")
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_weights_are_one_line(
+    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.delenv("SSN_WEIGHTS_DIR", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(store.torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(store.torch.hub, "download_url_to_file", fail)
+    arguments = [
+        "run",
+        "scenario_a",
+        *TINY,
+        "backbone=resnet18",
+        "--data-root",
+        str(tiny_sets),
+        "--store",
+        str(tmp_path),
+    ]
+    assert "Three ways out: (1)" in failure(arguments, capsys)
+
+
+def test_a_run_then_a_prediction(tiny_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "scenario_a", *TINY, "--data-root", str(tiny_sets), "--store", str(tmp_path)]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    folder = Path(lines[-1].removeprefix("run folder: "))
+    assert folder.parent == tmp_path and (folder / "run.json").is_file()
+    assert any(line.startswith("seg-I-AUROC: 0.") or line.startswith("seg-I-AUROC: 1") for line in lines)
+    assert main(arguments) == 0  # loads
+    assert "epoch 1/1" not in capsys.readouterr().out
+    images = [str(tiny_sets / "ring" / "test" / "good" / f"00{i}.png") for i in range(2)]
+    assert main(["predict", str(folder), *images]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header == "image,score,map_score" and len(rows) == 2
+    stored = ssn.load_run(folder).scores.set_index("image")
+    for row, name in zip(rows, ("test/good/000.png", "test/good/001.png"), strict=True):
+        image, score, map_score = row.split(",")
+        assert image.endswith(name)
+        assert float(score) == pytest.approx(stored.score[name], abs=1e-3)
+        assert float(map_score) == pytest.approx(stored.map_score[name], abs=1e-3)
+    assert "no such file" in failure(["predict", str(folder), str(tmp_path / "absent.png")], capsys)
+
+
+def test_training_that_breaks_down_is_one_line_and_code_one(
+    tiny_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "scenario_a", *TINY, "epochs=3", "head_lr=1e35", "--data-root", str(tiny_sets)]
+    line = failure([*arguments, "--store", str(tmp_path)], capsys, code=1)
+    assert "the loss is not finite" in line and "lower adaptor_lr, head_lr or noise_std" in line
+
+
+def test_check_counts_and_its_code(tiny_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tiny_sets)]) == 0
+    assert capsys.readouterr().out.count("OK synthetic") == 4
+    (tmp_path / "empty").mkdir()
+    assert main(["check", str(tmp_path / "empty")]) == 1
+    assert capsys.readouterr().out.startswith("PROBLEM")
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("epochs=40", 40),
+        ("noise_std=0.4", 0.4),
+        ("adaptor_lr=1e-4", 1e-4),
+        ("adaptor_lr=5E-05", 5e-5),
+        ("image_size=640,232", (640, 232)),
+        ("beta=null", None),
+        ("category=01", "01"),
+        ("category=on", "on"),
+        ("category=5", "5"),
+        ("category=a=b", "a=b"),
+        ("seeds=[0, 1]", (0, 1)),
+        ("figures=true", True),
+    ],
+)
+def test_values_are_read_as_what_their_field_is(pair: str, value: Any) -> None:
+    (found,) = parse_fields([pair]).values()
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        preset("scenario_a", category="screw", adaptor_lr=1e-5, head_lr=3e-7, image_size=(64, 128)),
+        preset("learned_noise_v2", category="on", beta=1e-6, seed=2),
+        preset("weak_gap_cam", dataset="ksdd1", category="ksdd1"),
+        preset("baseline"),
+    ],
+)
+def test_the_printed_command_makes_the_run_it_stands_for(config: ssn.RunConfig) -> None:
+    words = shlex.split(run_command(config))
+    assert words[:4] == ["python", "-m", "ssn_core", "run"]
+    assert preset(words[4], **parse_fields(words[5:])) == config
+
+
+def test_fields_given_twice_are_refused_or_the_last_counts() -> None:
+    assert parse_fields(["epochs=1", "epochs=2"]) == {"epochs": 2}
+    with pytest.raises(InputError, match="is not FIELD=VALUE"):
+        parse_fields(["epochs 2"])

@@ -1,0 +1,149 @@
+"""Weak supervision never opens a training mask: it runs with them deleted, and with a reader that refuses them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support import tiny_config
+
+import ssn_core as ssn
+from ssn_core import images, metrics, store
+from ssn_core.errors import InputError
+from ssn_core.store import RunResult, run
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def plates(tiny_sets: Path, tmp_path: Path) -> Path:
+    """A data root with a copy of the plates."""
+    shutil.copytree(tiny_sets / "plates", tmp_path / "data" / "plates")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def without_masks(plates: Path) -> Path:
+    """The same with every training mask deleted; labels.csv stays."""
+    masks = list((plates / "plates" / "train").glob("*_GT.png"))
+    assert len(masks) == 14 and (plates / "plates" / "train" / "labels.csv").is_file()
+    for mask in masks:
+        mask.unlink()
+    return plates
+
+
+def guard(monkeypatch: pytest.MonkeyPatch, refuse: Callable[[Path], bool]) -> list[Path]:
+    """Watch the one function that decodes image files; returns the masks it was asked for."""
+    asked: list[Path] = []
+    decode = images._decode
+
+    def guarded(path: Path) -> Image.Image:
+        if Path(path).stem.endswith("_GT"):
+            asked.append(Path(path))
+            assert not refuse(Path(path)), f"{path} was opened"
+        return decode(path)
+
+    monkeypatch.setattr(images, "_decode", guarded)
+    return asked
+
+
+def is_training_mask(path: Path) -> bool:
+    return path.parent.name == "train"
+
+
+def assert_complete(result: RunResult) -> None:
+    assert result.info["status"] == "finished" and len(result.history) == 2
+    assert all(0 <= result.metrics[name] <= 1 for name in metrics.METRICS)
+    assert (result.info["data"]["train"], result.info["data"]["train_defective"]) == (14, 3)
+    assert result.info["data"]["train_used"] == 11 + 3 * 2
+    assert {"pixel_precision", "roc_score_tpr"} <= set(result.curves)
+
+
+def test_weak_training_runs_with_the_training_masks_deleted(without_masks: Path, tmp_path: Path) -> None:
+    result = run(tiny_config("weak_gap_cam"), tmp_path / "store", without_masks, log=quiet)
+    assert_complete(result)
+    assert type(ssn.load_model(result.path)) is ssn.GapCamNet
+    assert (result.history.loss_map == 0).all() and (result.history.loss_image > 0).all()
+
+
+def test_weak_training_never_asks_for_a_training_mask(
+    plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks are there, and reading one would fail the test; those of the test set are read for the metrics."""
+    asked = guard(monkeypatch, is_training_mask)
+    assert_complete(run(tiny_config("weak_gap_cam"), tmp_path / "store", plates, log=quiet))
+    assert asked and {path.parent.name for path in asked} == {"test"}
+
+
+def test_the_guard_notices_a_training_mask(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published rule reads them, so the test above can fail."""
+    guard(monkeypatch, is_training_mask)
+    with pytest.raises(AssertionError, match="_GT.png was opened"):
+        run(tiny_config("weak_gap_cam_as_published"), tmp_path / "store", plates, log=quiet)
+
+
+def test_result_is_the_same_with_and_without_the_masks(plates: Path, tmp_path: Path) -> None:
+    config = tiny_config("weak_gap_cam")
+    with_masks = run(config, tmp_path / "with", plates, log=quiet)
+    for mask in (plates / "plates" / "train").glob("*_GT.png"):
+        mask.unlink()
+    without = run(config, tmp_path / "without", plates, log=quiet)
+    for name in ("metrics.json", "history.csv", "model.safetensors"):
+        assert (with_masks.path / name).read_bytes() == (without.path / name).read_bytes()
+    assert with_masks.info["data"] == without.info["data"]
+
+
+def test_a_half_trained_weak_run_resumes_after_its_masks_are_deleted(plates: Path, tmp_path: Path) -> None:
+    config = tiny_config("weak_gap_cam")
+
+    def interrupt(line: str) -> None:
+        if "epoch 2/2" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "store", plates, checkpoint_seconds=0, log=interrupt)
+    for mask in (plates / "plates" / "train").glob("*_GT.png"):
+        mask.unlink()
+    assert_complete(run(config, tmp_path / "store", plates, log=quiet))
+
+
+def test_supersimplenet_from_image_labels_alone(
+    without_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defective images teach the score, synthetic regions on normal images the map."""
+    guard(monkeypatch, is_training_mask)
+    config = tiny_config("weak_gap_cam", experiment="weak", method="supersimplenet", batch_size=2)
+    result = run(config, tmp_path / "store", without_masks, log=quiet)
+    assert_complete(result)
+    assert (result.history.loss_map > 0).all()
+
+
+@pytest.mark.parametrize("name", ["weak_gap_cam_as_published", "supervised"])
+def test_rules_that_read_masks_run_with_them(name: str, plates: Path, tmp_path: Path) -> None:
+    assert_complete(run(tiny_config(name), tmp_path / "store", plates, log=quiet))
+
+
+@pytest.mark.parametrize("name", ["weak_gap_cam_as_published", "supervised"])
+def test_rules_that_read_masks_say_which_are_missing(
+    name: str, without_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "build_model", lambda *_: pytest.fail("a model was built"))
+    with pytest.raises(InputError) as caught:
+        run(tiny_config(name), tmp_path / "store", without_masks, log=quiet)
+    assert "14 problems" in str(caught.value) and "_GT.png is missing" in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_mask_that_contradicts_its_label_is_refused_where_masks_are_read(plates: Path, tmp_path: Path) -> None:
+    labels = plates / "plates" / "train" / "labels.csv"
+    defective = next(line.split(",")[0] for line in labels.read_text().splitlines() if line.endswith(",1"))
+    normal = next(line.split(",")[0] for line in labels.read_text().splitlines() if line.endswith(",0"))
+    train = plates / "plates" / "train"
+    shutil.copy(train / normal.replace(".png", "_GT.png"), train / defective.replace(".png", "_GT.png"))
+    with pytest.raises(InputError, match="the mask is empty, but labels.csv gives the image label 1"):
+        run(tiny_config("supervised"), tmp_path / "store", plates, log=quiet)
