@@ -17,7 +17,8 @@ from .features import extract
 from .fold import fold
 from .metrics import NOT_AVAILABLE
 from .panels import pixel_threshold
-from .store import MODEL, RunResult, load_model
+from .runner import MODEL
+from .store import RunResult, load_model
 from .style import legend_below, method_colour, method_label, pick
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny_config
 
 import ssn_core as ssn
-from ssn_core import metrics, store
+from ssn_core import metrics, runner, store
 from ssn_core.config import RunConfig
 from ssn_core.errors import InputError
 from ssn_core.features import FLIPS, extract
@@ -208,7 +208,7 @@ import json, os, signal, sys
 import torch
 threads, how, config, folder, data = int(sys.argv[1]), *sys.argv[2:]
 torch.set_num_threads(threads)
-from ssn_core import files, store, train
+from ssn_core import files, runner, store, train
 from ssn_core.config import RunConfig
 
 def die(*_):
@@ -233,7 +233,7 @@ elif how == "while writing a checkpoint":
             die()
     torch.save = half
 else:
-    store.write_json = die  # after the last epoch, while results are written
+    runner.write_json = die  # after the last epoch, while results are written
 store.run(RunConfig.from_dict(json.loads(config)), folder, data, checkpoint_seconds=0)
 """
 
@@ -406,7 +406,7 @@ def test_non_finite_loss_is_an_error_and_keeps_the_last_good_checkpoint(
     assert state["trainer"]["epochs_done"] == epoch - 1 == len(state["history"])
     assert all(value.isfinite().all() for value in state["trainer"]["model"].values())
     monkeypatch.undo()  # whatever caused it is gone: the run continues from there, and ends as if never interrupted
-    monkeypatch.setattr(store, "_git_revision", lambda: None)
+    monkeypatch.setattr(runner, "git_revision", lambda: None)
     assert_equal_runs(
         run(config, tmp_path, tiny_sets, log=quiet), run(config, tmp_path / "whole", tiny_sets, log=quiet)
     )
@@ -465,7 +465,7 @@ def test_learned_noise_is_absent_from_saved_weights(tiny_sets: Path, tmp_path: P
 def test_data_that_do_not_serve_are_refused_before_training(
     config: RunConfig, message: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "build_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(runner, "build_model", lambda *_: pytest.fail("a model was built"))
     with pytest.raises(InputError, match=message):
         run(config, tmp_path, tiny_sets, log=quiet)
     assert list(tmp_path.iterdir()) == []
