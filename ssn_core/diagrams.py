@@ -11,7 +11,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .canvas import Box, Canvas
-from .profiles import project_root
 from .style import publish
 
 
@@ -250,9 +249,9 @@ DIAGRAMS: dict[str, Callable[..., Figure]] = {
 }
 
 
-def publish_diagram(name: str, folder: str | Path | None = None) -> Figure:
-    """Draw one of ``DIAGRAMS`` in both languages into ``folder`` (figures/diagrams of the checkout)."""
-    figure = publish(DIAGRAMS[name], [None], folder=folder or project_root() / "figures" / "diagrams", name=name)
+def publish_diagram(name: str, folder: str | Path) -> Figure:
+    """Draw one of ``DIAGRAMS`` and write it in both languages into ``folder``."""
+    figure = publish(DIAGRAMS[name], [None], folder=folder, name=name)
     assert figure is not None
     return figure
 

@@ -22,7 +22,7 @@ from .store import RunResult, load_model
 from .style import legend_below, method_colour, method_label, pick
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
-GATES = ("none", "Youden (test)", "quantile (normal training)")
+GATES = ("no gate", "Youden (test)", "quantile (normal training)")
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,11 @@ def publish(
 def _write_svg(figure: Figure, path: Path) -> None:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # a hundredth of a point is finer than any printer; transforms keep their digits, since they scale
-    text = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: _shorten(found.group()), buffer.getvalue())
-    path.write_text(re.sub(r"\n +", "\n", text), encoding="utf-8")
+    # a hundredth of a point is finer than any printer; a scale keeps its digits
+    text = re.sub(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)', lambda found: _shorten(found.group()), buffer.getvalue())
+    for long, short in (("DejaVuSans-Bold-", "B"), ("DejaVuSans-", "D"), ("\n<!-- .* -->", ""), ("\n +", "\n")):
+        text = re.sub(long, short, text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _shorten(attribute: str) -> str:

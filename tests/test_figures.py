@@ -1,0 +1,408 @@
+"""Figures, panels, tables, gating and diagrams from run folders made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssn_core import (
+    InputError,
+    NotRun,
+    RunConfig,
+    RunResult,
+    diagrams,
+    figures,
+    gating,
+    histories,
+    load_run,
+    metrics,
+    panels,
+    preset,
+    run_command,
+    style,
+    tables,
+)
+from ssn_core.config import PRESETS
+from ssn_core.datasets import Dataset, Sample
+from ssn_core.evaluate import Outputs, Truth, curve_arrays, score_rows, thresholds
+from ssn_core.files import write_csv, write_json
+from ssn_core.runner import FORMAT, HISTORY, VALIDATION
+
+SIZE = (32, 32)
+KINDS = ("good",) * 6 + ("dent",) * 4 + ("scratch",) * 4
+EPOCHS = 12
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def config_of(experiment: str = "scenario_a", **fields) -> RunConfig:
+    return preset(
+        experiment, **{"dataset": "synthetic", "category": "ring", "image_size": SIZE, "epochs": EPOCHS, **fields}
+    )
+
+
+def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
+    """A run folder with curves, examples and a history evaluated every epoch; higher quality separates more."""
+    rng = np.random.default_rng(config.seed)
+    height, width = config.image_size
+    samples = tuple(
+        Sample(f"test/{kind}/{i:03}.png", Path("absent.png"), None, int(kind != "good"), kind)
+        for i, kind in enumerate(KINDS)
+    )
+    labels = np.array([s.label for s in samples])
+    masks = np.zeros((len(samples), height, width), bool)
+    masks[labels == 1, 8:14, 10:20] = True
+    outputs = Outputs(
+        rng.normal(size=len(labels)) + quality * labels,
+        (rng.normal(size=masks.shape) + quality * masks - 1).astype(np.float32),
+    )
+    truth = Truth(labels, masks)
+    values = metrics.evaluate(outputs.scores, outputs.maps, labels, masks)
+    validation = {name: round(value * 0.9, 4) for name, value in zip(VALIDATION, values.values(), strict=True)}
+    folder = store / config.run_id
+    extra = {"evaluation_size": list(SIZE), "parameters": 1000} | thresholds(outputs, truth, outputs)
+    write_json(folder / "metrics.json", values | validation | extra)
+    rows = [
+        {"epoch": e, "step": 10 * e, "loss": 1 / e, "noise_rms": 0.1, "loss_generator": -1 / e, **values, **validation}
+        for e in range(1, config.epochs + 1)
+    ]
+    write_csv(folder / "history.csv", rows, HISTORY + VALIDATION)
+    write_csv(folder / "scores.csv", score_rows(samples, outputs), ["image", "defect", "label", "score", "map_score"])
+    np.savez(folder / "curves.npz", **curve_arrays(outputs, truth))
+    shown = [0, 6, 10]
+    names = np.array([samples[i].name for i in shown])
+    np.savez(folder / "examples.npz", images=names, maps=outputs.maps[shown].astype(np.float16))
+    info = {"format": FORMAT, "config": config.as_dict(), "status": "finished", "note": "", "device": "cpu"}
+    counts = {"train_used": 20, "test": len(samples)}
+    write_json(folder / "run.json", info | {"steps": 120, "seed": config.seed, "wall_seconds": 3.0, "data": counts})
+    return load_run(folder)
+
+
+@pytest.fixture
+def scenarios(tmp_path: Path) -> list[RunResult]:
+    names = ("baseline", "scenario_a", "scenario_b")
+    return [fake_run(tmp_path, config_of(name, seed=seed)) for name in names for seed in (0, 1)]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> list[RunResult]:
+    """Two bounds, two seeds; the wider bound is the better one."""
+    return [
+        fake_run(tmp_path, config_of("learned_noise_v2", beta=beta, seed=seed), quality=10 * beta)
+        for beta in (0.5, 0.1)
+        for seed in (0, 1)
+    ]
+
+
+def not_run(config: RunConfig) -> NotRun:
+    return NotRun(config, "data: not here", run_command(config))
+
+
+def texts(figure) -> str:
+    figure.canvas.draw()
+    found = [text.get_text() for text in figure.findobj(plt.Text)]
+    return "\n".join(found)
+
+
+# Style and saving
+
+
+def test_every_experiment_has_a_colour_and_a_name_in_both_languages() -> None:
+    assert set(style.METHOD_COLOURS) == set(PRESETS)
+    for name in PRESETS:
+        config = config_of(name) if PRESETS[name].get("dataset") is None else preset(name)
+        assert style.method_label(config, "en") and style.method_label(config, "it")
+
+
+def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
+    for together in (
+        ("baseline", "scenario_a", "scenario_b", "scenario_b_conv3x3", "scenario_b_bn", "scenario_b_rescaled"),
+        ("scenario_a", "learned_noise_v1", "learned_noise_v2", "learned_noise_v2_as_published", "noise_control"),
+        ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised", "simplenet"),
+    ):
+        assert len({style.METHOD_COLOURS[name] for name in together}) == len(together)
+
+
+def test_the_stand_in_is_called_version_1() -> None:
+    assert style.data_label(preset("supervised", dataset="ksdd1", category="ksdd1")) == "KolektorSDD (version 1)"
+
+
+def test_an_unknown_language_is_refused() -> None:
+    with pytest.raises(InputError, match="language='de'"):
+        style.pick("de", "yes", "sì")
+
+
+def test_publishing_writes_both_languages_and_equal_bytes_each_time(scenarios: list[RunResult], tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        figures.publish(figures.image_curves, scenarios, folder=tmp_path / folder, name="roc")
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["roc.en.png", "roc.en.svg", "roc.it.png", "roc.it.svg"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    with Image.open(tmp_path / "one" / "roc.en.png") as image:
+        assert image.mode == "P" and image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    assert "<image" not in (tmp_path / "one" / "roc.en.svg").read_text(encoding="utf-8")
+
+
+def test_nothing_is_drawn_without_runs_and_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert figures.publish(figures.image_curves, [], folder=tmp_path, name="roc") is None
+    assert "roc: nothing to draw" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+# Curves, histograms, histories
+
+
+@pytest.mark.parametrize("kind", ["roc", "pr"])
+def test_curves_draw_the_stored_curve_and_name_both_scores(scenarios: list[RunResult], kind: str) -> None:
+    run = scenarios[2]
+    figure = figures.image_curves([run], kind)
+    x = run.curves["roc_score_fpr" if kind == "roc" else "pr_score_recall"]
+    drawn = figure.axes[0].lines[0].get_xdata()
+    np.testing.assert_array_equal(drawn, x)
+    shown = texts(figure)
+    assert "image score\n(classification head)" in shown and "map score\n(maximum of the anomaly map)" in shown
+    assert f"{run.metrics['I-AUROC' if kind == 'roc' else 'AP-det']:.3f}" in shown
+
+
+def test_histogram_shows_both_thresholds(scenarios: list[RunResult]) -> None:
+    run = scenarios[0]
+    figure = figures.histogram([run])
+    places = [line.get_xdata()[0] for line in figure.axes[0].lines]
+    assert places == [run.metrics["youden"]["score"]["threshold"], run.metrics["train_quantile"]["score"]]
+
+
+def test_bars_show_the_mean_over_seeds_and_leave_a_missing_method_empty(scenarios: list[RunResult]) -> None:
+    missing = not_run(config_of("simplenet"))
+    figure = figures.metric_bars([*scenarios, missing], ["I-AUROC"])
+    heights = [bar.get_height() for bar in figure.axes[0].patches if bar.get_height() > 0]
+    wanted = [np.mean([run.metrics["I-AUROC"] for run in scenarios[i : i + 2]]) for i in (0, 2, 4)]
+    np.testing.assert_allclose(heights, wanted)
+    assert "SimpleNet" in texts(figure)
+
+
+def test_learning_puts_the_course_log_beside_our_evaluations(tmp_path: Path) -> None:
+    config = preset("scenario_a", category="screw", image_size=SIZE, epochs=EPOCHS)
+    figure = histories.learning([fake_run(tmp_path, config)], metrics=["AUPRO"])
+    log, ours = figure.axes[0].lines[:2]
+    assert len(log.get_xdata()) == 76 and log.get_xdata()[-1] == 300 * 10  # 320 images in batches of 32
+    assert list(ours.get_xdata()) == [10 * e for e in range(1, EPOCHS + 1)]
+
+
+def test_learning_needs_a_log_or_several_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert histories.publish_learning([not_run(config_of())], tmp_path, "learning") is None
+    assert "nothing to draw" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("language", style.LANGUAGES)
+@pytest.mark.parametrize(
+    "draw", [histories.convergence, histories.noise_histories, histories.beta_histories, histories.beta_band]
+)
+def test_histories_draw_every_run(sweep: list[RunResult], draw, language: str) -> None:
+    figure = draw(sweep, language=language)
+    assert sum(len(line.get_xdata()) > 0 for ax in figure.axes for line in ax.lines) >= len(sweep)
+    assert not re.search(r"\bnan\b", texts(figure), re.IGNORECASE)
+
+
+def test_selection_marks_the_bound_that_validation_chooses(sweep: list[RunResult]) -> None:
+    figure = histories.beta_selection(sweep, metrics=["I-AUROC"])
+    ring = next(line for line in figure.axes[0].lines if line.get_label() == "chosen by validation")
+    means = tables.beta_means(sweep, "I-AUROC")
+    assert ring.get_xdata()[0] == pytest.approx(means.loc[0.5, "validation"])
+
+
+# Panels
+
+
+def picture(path: Path, value: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), (value, 40, 40)).save(path)
+    return path
+
+
+def dataset_for(run: RunResult, root: Path, name: str = "synthetic") -> Dataset:
+    samples = []
+    for _, row in run.scores.iterrows():
+        image = picture(root / row["image"], 200)
+        mask = picture(root / "mask.png", 255) if row["label"] else None
+        samples.append(Sample(row["image"], image, mask, row["label"], row["defect"]))
+    return Dataset(name, "ring", "mvtec", root, (), tuple(samples))
+
+
+def test_panels_show_five_columns_with_photographs_and_three_without(
+    scenarios: list[RunResult], tmp_path: Path
+) -> None:
+    runs = scenarios[::2]
+    rows = panels.rows_of(runs, panels.example_names(runs[0], defective=True, count=1))
+    assert [row.name for row in rows] == ["test/dent/006.png"] * 3
+    with_pictures = panels.panel(rows, dataset_for(runs[0], tmp_path / "data"))
+    without = panels.panel(rows, None)
+    assert sum(bool(ax.images) for ax in with_pictures.axes) == 15
+    assert sum(bool(ax.images) for ax in without.axes) == 9
+    shown = texts(without)
+    assert "test/dent/006.png" in shown and "(classification head)" in shown and "(maximum of the map)" in shown
+    assert "mask: above logit 0" in shown
+
+
+def test_panels_draw_the_mask_above_the_rule(scenarios: list[RunResult]) -> None:
+    row = panels.rows_of(scenarios[:1], ["test/dent/006.png"])[0]
+    mask = panels.panel([row]).axes[1].images[0].get_array()
+    np.testing.assert_array_equal(mask, row.anomaly_map > 0)
+
+
+def test_a_class_activation_map_is_cut_at_the_quantile_of_normal_images(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, preset("weak_gap_cam", image_size=SIZE, epochs=EPOCHS))
+    assert panels.pixel_threshold(run) == run.metrics["train_quantile"]["map_score"]
+
+
+def test_tall_pictures_lie_on_their_side(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, config_of(image_size=(64, 32)))
+    figure = panels.panel(panels.rows_of([run], panels.example_names(run)))
+    assert figure.axes[0].images[0].get_array().shape == (32, 64)
+
+
+def test_photographs_of_real_data_never_enter_the_figures_folder(
+    scenarios: list[RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "photographs_folder", lambda profile: tmp_path / "build")
+    profile = SimpleNamespace(name="cpu", figures=tmp_path / "figures")
+    rows = panels.rows_of(scenarios[:1], ["test/dent/006.png"])
+    panels.publish_panel(rows, dataset_for(scenarios[0], tmp_path / "data", name="mvtec"), profile, "panel")
+    public, private = (Image.open(tmp_path / f / "panel.en.png").convert("RGB") for f in ("figures", "build"))
+    photograph = np.array([200, 40, 40])
+
+    def reddish(image: Image.Image) -> int:
+        return int((np.abs(np.asarray(image).astype(int) - photograph).max(2) < 6).sum())
+
+    assert reddish(private) > 1000 and reddish(public) == 0
+
+
+def test_an_image_without_a_stored_map_is_an_error(scenarios: list[RunResult]) -> None:
+    with pytest.raises(InputError, match="holds no map of test/other.png"):
+        panels.rows_of(scenarios, ["test/other.png"])
+
+
+# Tables
+
+
+def test_comparison_has_published_course_and_ours_with_conditions(tmp_path: Path) -> None:
+    configs = [preset("baseline", category="screw", image_size=SIZE, epochs=EPOCHS, seed=s) for s in (0, 1)]
+    runs = [fake_run(tmp_path, config) for config in configs]
+    row = tables.comparison(runs, ["AUPRO"]).iloc[0]
+    assert (row["published_mean"], row["published_std"], row["source"]) == ("0.9535", "0.0049", "ICPR 2024")
+    assert (row["course_report"], row["course_source"]) == ("0.9430", "Table 2")
+    values = [run.metrics["AUPRO"] for run in runs]
+    assert row["ours_mean"] == f"{np.mean(values):.4f}" and row["ours_std"] == f"{np.std(values, ddof=1):.4f}"
+    assert (row["n"], row["seeds"], row["steps"], row["epochs"]) == ("2", "0 1", "120", str(EPOCHS))
+
+
+def test_synthetic_tables_have_no_published_columns(scenarios: list[RunResult]) -> None:
+    frame = tables.table2_scenarios(scenarios, references=False)
+    assert not {"published_mean", "course_report"} & set(frame.columns)
+    assert list(frame["metric"]) == ["I-AUROC", "seg-I-AUROC", "AUPRO"] * 3
+
+
+def test_what_was_not_run_says_so_and_how(tmp_path: Path) -> None:
+    config = preset("baseline", category="carpet", epochs=7)
+    frame = tables.comparison([not_run(config)], ["I-AUROC"])
+    row = frame.iloc[0]
+    assert (row["ours_mean"], row["status"], row["n"]) == ("not run", "not run", "0")
+    assert row["command"] == "python -m ssn_core run baseline category=carpet epochs=7"
+    written = tables.write(frame, tmp_path, "table")
+    assert (tmp_path / "table.csv").read_text().splitlines()[0] == ",".join(written.columns)
+
+
+def test_a_metric_that_is_not_available_stays_so() -> None:
+    assert tables.mean_and_std(["n/a", 0.5]) == {"ours_mean": "n/a", "ours_std": ""}
+
+
+def test_course_values_of_learned_noise_belong_to_the_published_rule() -> None:
+    adversarial = preset("learned_noise_v2", category="screw")
+    published = preset("learned_noise_v2_as_published", category="screw")
+    assert tables.course_report(adversarial, "I-AUROC") is None
+    assert tables.course_report(published, "I-AUROC") == (0.6784, "Table 5")
+
+
+def test_published_kolektorsdd2_is_never_given_to_the_stand_in() -> None:
+    weak = preset("weak_gap_cam")
+    assert tables.published(weak, "AP-det")[0] == pytest.approx(0.972005)
+    stand_in = dataclasses.replace(weak, dataset="ksdd1", category="ksdd1")
+    assert tables.published(stand_in, "AP-det") is None
+    assert tables.course_report(dataclasses.replace(stand_in, experiment="weak_gap_cam_as_published"), "AP-det") is None
+
+
+def test_controls_of_several_seeds_are_one_row(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path, config_of("noise_control", seed=s, noise_std=0.1 + s / 100)) for s in (0, 1)]
+    frame = tables.comparison(runs, ["I-AUROC"], references=False)
+    assert list(frame["n"]) == ["2"]
+
+
+def test_table5_gives_final_values_and_the_band_of_the_last_ten(sweep: list[RunResult]) -> None:
+    frame = tables.table5_beta(sweep, ["I-AUROC"])
+    row = frame[frame["beta"] == "0.1"].iloc[0]
+    assert row["ours_last_count"] == "20" and row["course_last_count"] == "10"
+    assert row["course_report"] == "0.6784" and row["course_last_min"] == "0.4946"
+
+
+def test_selection_table_states_choice_oracle_and_loss(sweep: list[RunResult]) -> None:
+    frame = tables.beta_selection(sweep, ["I-AUROC"])
+    mean = frame[frame["seed"] == "mean"].iloc[0]
+    assert (mean["chosen_beta"], mean["oracle_beta"], mean["lost"]) == ("0.5", "0.5", "0.0000")
+
+
+def test_runs_table_lists_finished_and_missing(scenarios: list[RunResult]) -> None:
+    frame = tables.runs([*scenarios, not_run(preset("baseline"))])
+    assert list(frame["status"]) == ["finished"] * 6 + ["not run"]
+    assert frame["command"].str.startswith("python -m ssn_core run").all()
+
+
+# Gating
+
+
+def test_gating_counts_masks_on_normal_images_before_and_after(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, config_of("simplenet"))
+    frame = gating.gating(run, None).set_index(["mask", "gate"])
+    normal = run.scores[run.scores["label"] == 0]
+    threshold = run.metrics["youden"]["score"]["threshold"]
+    before, after = frame.loc[(gating.ABSOLUTE, "no gate")], frame.loc[(gating.ABSOLUTE, "Youden (test)")]
+    assert int(before["normal_with_mask"]) == (normal["map_score"] > 0).sum()
+    assert int(after["normal_with_mask"]) == ((normal["map_score"] > 0) & (normal["score"] >= threshold)).sum()
+    assert frame.loc[(gating.RELATIVE, "no gate"), "normal_with_mask"] == "6"  # scaling gives every image a mask
+    assert set(frame["false_positive_pixels"]) == {"n/a"}  # no weights, no maps
+    figure = gating.gating_bars([run], frame.reset_index())
+    assert figure.axes[0].patches[0].get_height() == 1.0
+
+
+# Diagrams
+
+
+@pytest.mark.parametrize("language", style.LANGUAGES)
+@pytest.mark.parametrize("name", diagrams.DIAGRAMS)
+def test_diagrams_stay_on_the_page(name: str, language: str) -> None:
+    with style.styled():
+        figure = diagrams.DIAGRAMS[name](language=language)
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    for text in figure.findobj(plt.Text):
+        if text.get_text():
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text.get_text()
+    plt.close(figure)
+
+
+def test_diagrams_speak_the_language_they_are_asked_for() -> None:
+    english, italian = (texts(diagrams.supersimplenet(language=language)) for language in style.LANGUAGES)
+    assert "Segmentation head" in english and "Testa di segment." in italian
+    assert "Segmentation" not in italian
