@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import tables
+from . import reference, tables
 from .config import RunConfig
 from .metrics import NOT_AVAILABLE
 from .store import RunResult
@@ -22,6 +22,7 @@ from .style import (
     DEFECTIVE,
     NORMAL,
     PUBLISHED,
+    category_label,
     data_label,
     legend_below,
     method_colour,
@@ -77,7 +78,15 @@ def image_curves(runs: Sequence[RunResult], kind: str = "roc", language: str = "
         ax.legend(**place, title=_AREAS[kind][score], title_fontsize=7)
     label = ("true positive rate", "tasso di veri positivi") if kind == "roc" else ("precision", "precisione")
     axes[0].set_ylabel(pick(language, *label))
+    _name_data(figure, runs, language)
     return figure
+
+
+def _name_data(figure: Figure, runs: Sequence[RunResult], language: str) -> None:
+    """The data set above the figure, where all runs share it."""
+    labels = {data_label(run.config, language) for run in runs}
+    if len(labels) == 1:
+        figure.suptitle(labels.pop(), fontsize=8, color="#555555")
 
 
 def _image_curve(ax: Axes, run: RunResult, runs: Sequence[RunResult], kind: str, score: str, language: str) -> None:
@@ -105,7 +114,7 @@ def _short(run: RunResult, runs: Sequence[RunResult], language: str) -> str:
     """What tells a run from the others of a figure: its method, its category, its seed, as far as they vary."""
     parts = {
         method_label(run.config, language): {method_label(r.config) for r in runs},
-        run.config.category: {r.config.category for r in runs},
+        category_label(run.config): {r.config.category for r in runs},
         f"{pick(language, 'seed', 'seme')} {run.config.seed}": {r.config.seed for r in runs},
     }
     varying = [part for part, values in parts.items() if len(values) > 1]
@@ -149,7 +158,8 @@ def metric_bars(outcomes: Sequence[Any], metrics: Sequence[str], language: str =
     """Bars per category and method, mean over the seeds (whiskers: standard deviation); diamonds are published means,
     crosses the course report's values. A method that was not run leaves its place empty."""
     configs = list({method_label(o.config): o.config for o in outcomes}.values())
-    categories = list(dict.fromkeys(o.config.category for o in outcomes))
+    names = {o.config.category: category_label(o.config) for o in outcomes}
+    categories = list(names)
     figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 2.7), sharey=True, squeeze=False)
     width = 0.8 / len(configs)
     for ax, metric in zip(axes[0], metrics, strict=True):
@@ -159,7 +169,7 @@ def metric_bars(outcomes: Sequence[Any], metrics: Sequence[str], language: str =
                 same = dataclasses.replace(config, category=category)
                 _bar(ax, place, width, same, outcomes, metric, numbers=len(configs) * len(categories) <= 6)
             ax.bar([0], [0], color=method_colour(config), label=method_label(config, language))
-        ax.set_xticks(range(len(categories)), categories)
+        ax.set_xticks(range(len(categories)), names.values())
         ax.set(title=metric, ylim=(0, 1.08))
         ax.grid(axis="x", visible=False)
     if any(o.config.dataset != "synthetic" for o in outcomes):
@@ -182,7 +192,7 @@ def _bar(
         )
         if numbers:
             ax.bar_label(bar, fmt="%.2f", fontsize=5.5, padding=1.5)
-    for marker, value in (("D", tables.published(config, metric)), ("x", tables.course_report(config, metric))):
+    for marker, value in (("D", reference.published(config, metric)), ("x", reference.course_report(config, metric))):
         if value is not None:
             style = {"mfc": "white", "mec": PUBLISHED} if marker == "D" else {"color": PUBLISHED}
             ax.plot(place, value[0], marker, zorder=5, clip_on=False, **style)
@@ -201,4 +211,5 @@ def pixel_pr(runs: Sequence[RunResult], language: str = "en") -> Figure:
     ax.set_xlabel(pick(language, "recall (pixels)", "richiamo (pixel)"))
     ax.set_ylabel(pick(language, "precision (pixels)", "precisione (pixel)"))
     ax.legend(title="AP-loc", title_fontsize=7, loc="best")
+    _name_data(figure, runs, language)
     return figure

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import tables
+from . import reference, tables
 from .store import RunResult
 from .style import METHOD_COLOURS, PUBLISHED, legend_below, method_colour, method_label, pick, publish
 
@@ -31,7 +31,7 @@ def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, languag
         of_category = tables.select(outcomes, category=category)
         for ax, metric in zip(row, metrics, strict=True):
             for config in {method_label(o.config): o.config for o in of_category}.values():
-                if (log := tables.course_log(config)) is not None:
+                if (log := reference.course_log(config)) is not None:
                     ax.plot(log["step"], log[metric], color=method_colour(config), lw=0.7, alpha=0.75)
             for run in tables.finished(of_category):
                 measured = run.history.dropna(subset=[metric])
@@ -55,7 +55,7 @@ def _has_learning(outcomes: Sequence[Any], category: str) -> bool:
     """Whether a category has a course-report log or a run of ours with more than the final evaluation."""
     of_category = tables.select(outcomes, category=category)
     ours = any(run.history["I-AUROC"].notna().sum() > 1 for run in tables.finished(of_category))
-    return ours or any(tables.course_log(o.config) is not None for o in of_category)
+    return ours or any(reference.course_log(o.config) is not None for o in of_category)
 
 
 def publish_learning(outcomes: Sequence[Any], folder: str | Path, name: str) -> Figure | None:
@@ -72,7 +72,7 @@ def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
         if run.info["status"] == "diverged":
             label += pick(language, " (diverged)", " (divergente)")
         axes[0].plot(run.history["epoch"], run.history["loss"], color=method_colour(run.config), label=label)
-    log = tables.reference("course_report_training_log")
+    log = reference.reference("course_report_training_log")
     for name, colour, label in (
         ("learned_noise_v1", METHOD_COLOURS["learned_noise_v1"], pick(language, "v1", "v1")),
         ("learned_noise_v2_beta0.1", METHOD_COLOURS["learned_noise_v2_as_published"], "v2, β = 0.1"),
@@ -199,5 +199,5 @@ def beta_colour(beta: float, betas: Sequence[float]) -> str:
 
 
 def _course_sweep(beta: float) -> pd.DataFrame:
-    log = tables.reference("course_report_training_log")
-    return log[(log["experiment"] == f"learned_noise_v2_beta{beta:g}") & (log["evaluation"] == "periodic")]
+    log = reference.sweep_log(beta)
+    return log[log["evaluation"] == "periodic"]

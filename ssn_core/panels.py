@@ -22,7 +22,7 @@ from .errors import InputError
 from .images import read_image, read_mask
 from .profiles import Profile, project_root
 from .store import RunResult
-from .style import method_label, nothing_to_draw, pick, publish
+from .style import data_label, method_label, nothing_to_draw, pick, publish
 
 MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"
 _TEXT_WIDTH = 1.65  # of the column of names, in widths of a picture
@@ -158,7 +158,7 @@ def _text_beside(ax: Axes, row: Row, language: str) -> None:
 
 def _text_above(ax: Axes, row: Row, language: str) -> None:
     method, name, score, head, map_score, maximum, rule = _texts(row, language)
-    first = (f"{method},  {name}", {"fontsize": 7, "weight": "bold"})
+    first = (f"{method},  {data_label(row.run.config, language)} {name}", {"fontsize": 7, "weight": "bold"})
     second = (f"{score} {head},  {map_score} {maximum},  {rule}", {"fontsize": 5.6})
     ax.set_title(" \n ", fontsize=7)  # keeps the height free; the texts themselves run over the next columns
     for height, (text, look) in ((11.5, first), (3, second)):

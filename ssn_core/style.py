@@ -85,6 +85,11 @@ def data_label(config: RunConfig, language: str = "en") -> str:
     return spec.title if config.category == config.dataset else f"{spec.title} {config.category}"
 
 
+def category_label(config: RunConfig) -> str:
+    """The category's name where the data set is clear, the data set's where it has but one."""
+    return DATASETS[config.dataset].title if config.category == config.dataset else config.category
+
+
 def pick(language: str, english: str, italian: str) -> str:
     """The text in the chosen language."""
     return (english, italian)[_index(language)]

@@ -7,8 +7,6 @@ the source has no such value. "n/a": the metric is not defined there. "not run":
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from .config import RunConfig
-from .datasets import EXPECTED
 from .files import write_atomic
 from .metrics import METRICS, NOT_AVAILABLE
-from .profiles import NotRun, project_root, run_command
+from .profiles import NotRun, run_command
+from .reference import course_report, published, sweep_log
 from .store import RunResult
 from .style import data_label, method_label
 
@@ -36,12 +34,6 @@ TABLE_METRICS: dict[str, Sequence[str]] = {
     "5": ("I-AUROC", "AP-det", "seg-I-AUROC", "P-AUROC", "AUPRO", "AP-loc"),
     "7": ("I-AUROC", "AP-det", "seg-I-AUROC", "P-AUROC", "AUPRO", "AP-loc"),
     "8": ("AP-det", "AP-loc"),
-}
-#: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment
-_PUBLISHED_KSDD2: dict[str, tuple[str, str, float | None]] = {
-    "supervised": ("ICPR 2024", "full", 246),
-    "unsupervised": ("JIMS 2025", "unsupervised", None),
-    "weak_gap_cam": ("JIMS 2025", "weak", 0),
 }
 
 
@@ -70,77 +62,6 @@ def family(config: RunConfig) -> RunConfig:
     """What the seeds of one method share. Each control has the noise of its own seed's learned run, so that varies."""
     level = 1.0 if config.experiment == "noise_control" else config.noise_std
     return dataclasses.replace(config, seed=0, noise_std=level)
-
-
-@functools.cache
-def reference(name: str) -> pd.DataFrame:
-    """A file of ``data/reference`` by its stem, see the README there."""
-    return pd.read_csv(project_root() / "data" / "reference" / f"{name}.csv")
-
-
-def published(config: RunConfig, metric: str) -> tuple[float, float, str] | None:
-    """Mean, standard deviation and source of the published run of the same method on the same data, or None.
-
-    MVTec AD: ICPR 2024 with Wide-ResNet50, hence for the baseline only. KolektorSDD2: see the module's table.
-    """
-    if config.experiment == "baseline" and config.dataset == "mvtec":
-        wanted: tuple[str, str, float | None] = ("ICPR 2024", "unsupervised", None)
-    elif config.dataset == "ksdd2" and config.experiment in _PUBLISHED_KSDD2:
-        wanted = _PUBLISHED_KSDD2[config.experiment]
-    else:
-        return None
-    source, supervision, masks = wanted
-    frame = reference("supersimplenet_published")
-    rows = frame[
-        (frame["source"] == source)
-        & (frame["dataset"] == config.dataset)
-        & (frame["category"] == config.category)
-        & (frame["supervision"] == supervision)
-        & (frame["metric"] == metric)
-        & (frame["masks"].isna() if masks is None else frame["masks"] == masks)
-    ]
-    if rows.empty:
-        return None
-    row = rows.iloc[0]
-    return float(row["mean"]), float(row["std"]), source
-
-
-def course_report(config: RunConfig, metric: str) -> tuple[float, str] | None:
-    """The course report's value for a configuration and where it stands, or None: its tables, else its training log."""
-    name = _course_name(config)
-    tables, log = reference("course_report_tables"), reference("course_report_training_log")
-    rows = tables[
-        (tables["configuration"] == name)
-        & (tables["dataset"] == config.dataset)
-        & (tables["category"] == config.category)
-        & tables["metric"].isin([metric, f"ROC curve {metric}"])
-    ]
-    if not rows.empty:
-        row = rows.iloc[0]
-        return float(row["value"]) / (100 if row["unit"] == "%" else 1), f"Table {row['table']}"
-    final = log[(log["experiment"] == name) & (log["category"] == config.category) & (log["evaluation"] == "final")]
-    if final.empty or metric not in final or config.dataset not in ("mvtec", "ksdd2"):
-        return None
-    return float(final.iloc[0][metric]), "training log"
-
-
-def course_log(config: RunConfig) -> pd.DataFrame | None:
-    """The course report's training log of a configuration, or None; ``step`` is added (batches of 32 images)."""
-    expected = EXPECTED.get((config.dataset, config.category))
-    if config.dataset != "mvtec" or expected is None:
-        return None
-    log = reference("course_report_training_log")
-    rows = log[(log["experiment"] == _course_name(config)) & (log["category"] == config.category)]
-    return None if rows.empty else rows.assign(step=rows["epoch"] * math.ceil(expected.train / 32))
-
-
-def _course_name(config: RunConfig) -> str:
-    """How the course report's files call an experiment. Its learned noise v2 was trained by the published rule."""
-    if config.experiment in ("learned_noise_v2", "learned_noise_v2_as_published"):
-        return f"learned_noise_v2_beta{config.beta:g}" if config.experiment.endswith("as_published") else ""
-    if config.experiment.startswith("weak_gap_cam"):
-        return "weak_gap_cam" if config.experiment.endswith("as_published") else ""
-    return {"supervised": "supersimplenet_full"}.get(config.experiment, config.experiment)
 
 
 def comparison(outcomes: Sequence[Outcome], metrics: Sequence[str] = METRICS, references: bool = True) -> pd.DataFrame:
@@ -278,8 +199,7 @@ def table5_beta(
     frame = comparison(outcomes, metrics, references=False)
     extra = []
     for group in _groups(outcomes):
-        log = reference("course_report_training_log")
-        log = log[log["experiment"] == f"learned_noise_v2_beta{group[0].config.beta:g}"]
+        log = sweep_log(group[0].config.beta)
         for metric in metrics:
             last = [run.history[metric].dropna().tail(LAST) for run in finished(group)]
             cells = {"beta": f"{group[0].config.beta:g}"}
@@ -311,22 +231,15 @@ def beta_means(runs: Sequence[RunResult], metric: str) -> pd.DataFrame:
 def beta_selection(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO")) -> pd.DataFrame:
     """Which bound a held-out part of the training data chooses, which one the test set would have chosen, and what the
     difference costs on the test set; for the mean over the seeds and for every seed alone."""
+    columns = ["metric", "seed", "chosen_beta", "test_of_chosen", "oracle_beta", "test_of_oracle", "lost", "bounds"]
     rows = []
     seeds = sorted({run.config.seed for run in runs})
-    for metric in metrics:
+    for metric in metrics if runs else ():
         for name, part in [("mean", runs), *((str(s), select(runs, seed=s)) for s in seeds)]:
             means = beta_means(part, metric)
             chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()
-            rows.append(
-                {
-                    "metric": metric,
-                    "seed": name,
-                    "chosen_beta": f"{chosen:g}",
-                    "test_of_chosen": f"{means.loc[chosen, 'test']:.4f}",
-                    "oracle_beta": f"{oracle:g}",
-                    "test_of_oracle": f"{means.loc[oracle, 'test']:.4f}",
-                    "lost": f"{means.loc[oracle, 'test'] - means.loc[chosen, 'test']:.4f}",
-                    "bounds": " ".join(f"{beta:g}" for beta in means.index),
-                }
-            )
-    return pd.DataFrame(rows)
+            best = [f"{means.loc[beta, 'test']:.4f}" for beta in (chosen, oracle)]
+            lost = f"{means.loc[oracle, 'test'] - means.loc[chosen, 'test']:.4f}"
+            bounds = " ".join(f"{beta:g}" for beta in means.index)
+            rows.append((metric, name, f"{chosen:g}", best[0], f"{oracle:g}", best[1], lost, bounds))
+    return pd.DataFrame(rows, columns=columns)

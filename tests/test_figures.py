@@ -26,6 +26,7 @@ from ssn_core import (
     metrics,
     panels,
     preset,
+    reference,
     run_command,
     style,
     tables,
@@ -331,16 +332,18 @@ def test_a_metric_that_is_not_available_stays_so() -> None:
 def test_course_values_of_learned_noise_belong_to_the_published_rule() -> None:
     adversarial = preset("learned_noise_v2", category="screw")
     published = preset("learned_noise_v2_as_published", category="screw")
-    assert tables.course_report(adversarial, "I-AUROC") is None
-    assert tables.course_report(published, "I-AUROC") == (0.6784, "Table 5")
+    assert reference.course_report(adversarial, "I-AUROC") is None
+    assert reference.course_report(published, "I-AUROC") == (0.6784, "Table 5")
 
 
 def test_published_kolektorsdd2_is_never_given_to_the_stand_in() -> None:
     weak = preset("weak_gap_cam")
-    assert tables.published(weak, "AP-det")[0] == pytest.approx(0.972005)
+    assert reference.published(weak, "AP-det")[0] == pytest.approx(0.972005)
     stand_in = dataclasses.replace(weak, dataset="ksdd1", category="ksdd1")
-    assert tables.published(stand_in, "AP-det") is None
-    assert tables.course_report(dataclasses.replace(stand_in, experiment="weak_gap_cam_as_published"), "AP-det") is None
+    assert reference.published(stand_in, "AP-det") is None
+    assert (
+        reference.course_report(dataclasses.replace(stand_in, experiment="weak_gap_cam_as_published"), "AP-det") is None
+    )
 
 
 def test_controls_of_several_seeds_are_one_row(tmp_path: Path) -> None:
@@ -360,6 +363,17 @@ def test_selection_table_states_choice_oracle_and_loss(sweep: list[RunResult]) -
     frame = tables.beta_selection(sweep, ["I-AUROC"])
     mean = frame[frame["seed"] == "mean"].iloc[0]
     assert (mean["chosen_beta"], mean["oracle_beta"], mean["lost"]) == ("0.5", "0.5", "0.0000")
+
+
+def test_selection_table_without_runs_is_empty_and_has_its_columns() -> None:
+    frame = tables.beta_selection([])
+    assert frame.empty and "chosen_beta" in frame.columns
+
+
+def test_the_stand_in_is_named_on_the_axes_too(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, preset("supervised", dataset="ksdd1", category="ksdd1", image_size=SIZE, epochs=EPOCHS))
+    for figure in (figures.metric_bars([run], ["AP-loc"]), figures.image_curves([run]), figures.histogram([run])):
+        assert "KolektorSDD (version 1)" in texts(figure)
 
 
 def test_runs_table_lists_finished_and_missing(scenarios: list[RunResult]) -> None:
