@@ -33,7 +33,7 @@ REFERENCE = {
 }
 _BENCH_COLUMNS = ["measurement", "backbone", "variant", "value", "unit", "ratio_to_plain", "conditions"]
 _NOT_OF_A_GROUP = ("seed", "eval_every")  # how often a run is looked at does not change it
-_FIGURE_PROFILES = ("cpu", "demo")
+_FIGURE_FOLDERS = ("cpu", "demo", "diagrams")
 
 
 def summarise(root: Path) -> dict[str, Any]:
@@ -228,11 +228,11 @@ def _bench(root: Path) -> list[dict[str, Any]]:
 
 
 def _figures(root: Path) -> dict[str, dict[str, str]]:
-    """Drawn figures by profile: file name without folder -> path from the root, for Typst, which cannot look."""
+    """Drawn figures by folder: file name -> path from the root, for Typst, which cannot look."""
     found: dict[str, dict[str, str]] = {}
-    for profile in _FIGURE_PROFILES:
-        files = sorted((root / "figures" / profile).glob("*"))
-        found[profile] = {p.name: f"/{p.relative_to(root).as_posix()}" for p in files if p.stat().st_size}
+    for folder in _FIGURE_FOLDERS:
+        files = sorted((root / "figures" / folder).glob("*.*"))
+        found[folder] = {p.name: f"/{p.relative_to(root).as_posix()}" for p in files if p.stat().st_size}
     return found
 
 

@@ -1,0 +1,221 @@
+"""The report: both PDFs build, say what the results say, and say what is missing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import write_run
+
+from ssn_core import preset
+from ssn_core.errors import InputError
+from ssn_core.report import build_report, write_summary
+from ssn_core.summary import aggregate
+
+pytest.importorskip("typst", reason="the report is compiled with the package typst")
+pymupdf = pytest.importorskip("pymupdf", reason="reading the PDFs back needs the package pymupdf")
+
+ROOT = Path(__file__).parents[1]
+COST = {"epochs": 12, "batch_size": 4}
+METRICS = ("I-AUROC", "AP-det", "seg-I-AUROC", "seg-AP-det", "P-AUROC", "AUPRO", "AP-loc")
+FORBIDDEN = re.compile(r"\b(none|nan|inf|undefined|not found)\b", re.IGNORECASE)
+FIGURES, TABLES = 20, 15  # at least
+
+
+def flat(value: float, **others: float) -> dict[str, float]:
+    return {**dict.fromkeys(METRICS, value), **others}
+
+
+def a_bottle(store: Path, value: float, seeds: int = 3, final_loss: float = 0.1) -> None:
+    for seed in range(seeds):
+        config = preset("scenario_a", category="bottle", seed=seed, **COST)
+        write_run(store, config, flat(value + 0.0001 * seed), final_loss)
+
+
+def checkout(folder: Path, figures: bool = True) -> Path:
+    """What the report reads, without any result."""
+    shutil.copytree(ROOT / "report", folder / "report", ignore=shutil.ignore_patterns("*.pdf"))
+    shutil.copytree(ROOT / "data" / "reference", folder / "data" / "reference")
+    if figures and (ROOT / "figures").is_dir():
+        shutil.copytree(ROOT / "figures", folder / "figures")
+    return folder
+
+
+def text_of(pdf: Path) -> str:
+    """The text in reading order on one line, hyphenation undone, ligatures and spaces as typed."""
+    with pymupdf.open(pdf) as document:
+        text = "\n".join(page.get_text() for page in document)
+    for ligature, letters in {"ﬁ": "fi", "ﬂ": "fl", "ﬀ": "ff", "ﬃ": "ffi", "ﬄ": "ffl"}.items():
+        text = text.replace(ligature, letters)
+    text = re.sub(r"(?<=\w)[-\u00ad\u2010]\n(?=[a-zà-ù])", "", text)
+    return re.sub(r"[\s\u00a0\u2009\u202f\u200b]+", " ", text)
+
+
+def squeeze(text: str) -> str:
+    """Letters and digits only, so that line breaks and hyphens inside a title do not matter."""
+    return re.sub(r"[\W_]+", "", text).lower()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both PDFs over a few runs: A and B on bottle and screw, learned noise, weak supervision."""
+    root = checkout(tmp_path_factory.mktemp("report"))
+    store = root / "data" / "results"
+    a_bottle(store, 0.999)
+    for seed in range(3):
+        for name, category, value in (
+            ("scenario_a", "screw", 0.6),
+            ("scenario_b", "bottle", 0.3),
+            ("scenario_b", "screw", 0.2),
+        ):
+            write_run(store, preset(name, category=category, seed=seed, **COST), flat(value, **{"seg-I-AUROC": 0.85}))
+        write_run(store, preset("learned_noise_v1", category="screw", seed=seed, **COST), flat(0.4), 81.0, "diverged")
+        write_run(store, preset("learned_noise_v2", category="screw", beta=0.1, seed=seed, **COST), flat(0.61))
+        weak = {"dataset": "ksdd1", "category": "ksdd1", "backbone": "resnet18", "seed": seed, **COST}
+        write_run(store, preset("weak_gap_cam", **weak), flat(0.93, **{"AP-loc": 0.1}))
+    paths = build_report(root)
+    return dict(zip(("en", "it"), paths, strict=True))
+
+
+@pytest.fixture(params=("en", "it"))
+def language(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.param
+
+
+def titles(language: str) -> list[str]:
+    """Section titles of the sources, without mathematics."""
+    found = []
+    for path in sorted((ROOT / "report" / language).glob("*.typ")):
+        found += re.findall(r"^=+ (.+?) <", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"\$[^$]*\$", "", title) for title in found]
+
+
+def test_both_languages_have_the_same_parts() -> None:
+    def labels(language: str) -> list[str]:
+        paths = sorted((ROOT / "report" / language).glob("*.typ"))
+        return [label for p in paths for label in re.findall(r"<((?:sec|fig|tab|eq):[\w-]+)>", p.read_text("utf-8"))]
+
+    assert labels("en") == labels("it")
+    assert len(labels("en")) > 70
+
+
+def test_every_section_figure_and_table_is_in_the_text(built: dict[str, Path], language: str) -> None:
+    text = text_of(built[language])
+    squeezed = squeeze(text)
+    assert len(titles(language)) > 45
+    assert [t for t in titles(language) if squeeze(t) not in squeezed] == []
+    figure, table = {"en": ("Figure", "Table"), "it": ("Figura", "Tabella")}[language]
+    for name, least in ((figure, FIGURES), (table, TABLES)):
+        numbers = {int(n) for n in re.findall(rf"{name} (\d+)\. ", text)}
+        assert numbers == set(range(1, len(numbers) + 1)) and len(numbers) >= least
+    equations = {int(n) for n in re.findall(r"\((\d+)\)", text)}
+    assert set(range(1, 21)) <= equations
+
+
+def test_the_text_holds_no_unresolved_value(built: dict[str, Path], language: str) -> None:
+    text = text_of(built[language])
+    assert [text[max(0, m.start() - 60) : m.end() + 20] for m in FORBIDDEN.finditer(text)] == []
+    decimal = {"en": r"\d\.\d ± \d\.\d", "it": r"\d,\d ± \d,\d"}[language]
+    assert len(re.findall(decimal, text)) > 30
+
+
+def test_pages_are_printed_within_their_margins(built: dict[str, Path], language: str) -> None:
+    with pymupdf.open(built[language]) as document:
+        assert 20 <= len(document) <= 32
+        for page in document:
+            picture = page.get_pixmap(dpi=40, colorspace=pymupdf.csGRAY)
+            pixels = np.frombuffer(picture.samples, np.uint8).reshape(picture.height, picture.stride)[
+                :, : picture.width
+            ]
+            ink = pixels < 200
+            assert ink.mean() > 0.004, f"page {page.number + 1} is blank"
+            edge = int(0.055 * picture.width)  # the margin is 11 % of the width
+            assert not ink[:, :edge].any() and not ink[:, -edge:].any(), f"page {page.number + 1} overflows"
+
+
+def test_figures_are_drawn_or_name_the_command(tmp_path: Path) -> None:
+    root = checkout(tmp_path, figures=False)
+    (root / "figures" / "demo").mkdir(parents=True)
+    (root / "figures" / "demo" / "fig17_histogram.en.png").touch()  # an empty file is no picture
+    [pdf] = build_report(root, ("en",))
+    text = text_of(pdf)
+    assert text.count("not drawn yet") >= FIGURES
+    assert "not drawn yet: fig17 python -m ssn_core notebooks --profile demo" in text
+
+
+def test_what_is_not_run_says_so(tmp_path: Path) -> None:
+    root = checkout(tmp_path, figures=False)
+    pdfs = build_report(root)
+    english, italian = map(text_of, pdfs)
+    assert english.count("not run") > 60 and italian.count("non eseguit") > 60
+    assert "No training on real images is stored yet" in english
+    assert "python -m ssn_core run scenario_b category=screw" in english
+    assert not FORBIDDEN.search(english) and not FORBIDDEN.search(italian)
+
+
+def test_results_choose_numbers_sentences_and_verdicts(tmp_path: Path) -> None:
+    root = checkout(tmp_path, figures=False)
+    store = root / "data" / "results"
+    texts, verdicts = [], []
+    for value, loss in ((0.9986, 0.1), (0.8765, 0.1), (0.8765, 1.0)):
+        a_bottle(store, value, final_loss=loss)
+        [pdf] = build_report(root, ("en",))
+        texts.append(text_of(pdf))
+        claims = {c["id"]: c["verdict"] for c in write_summary(root)["claims"]}
+        verdicts.append(claims["bottle-kept"])
+    assert verdicts == ["confirmed", "refuted", "open"]
+    assert "Here A reaches 99.9 % (± 0.0, 𝑛= 3)" in texts[0] and "repeats the report’s result" in texts[0]
+    assert "Here A reaches 87.7 %" in texts[1] and "the difference is real" in texts[1]
+    assert "stopped while it still rose" in texts[2] and "training did not converge" in texts[2]
+
+
+def test_unchanged_results_give_an_unchanged_file(tmp_path: Path) -> None:
+    root = checkout(tmp_path, figures=False)
+    a_bottle(root / "data" / "results", 0.99)
+    [pdf] = build_report(root, ("it",))
+    first = pdf.read_bytes()
+    build_report(root, ("it",))
+    assert pdf.read_bytes() == first
+    assert not list(root.rglob("*.part*"))
+
+
+def test_seeds_are_one_group_and_looking_oftener_makes_no_other(tmp_path: Path) -> None:
+    root = checkout(tmp_path, figures=False)
+    store = root / "data" / "results"
+    for seed, value, every in ((0, 0.8, 0), (1, 0.9, 2)):
+        config = preset("scenario_a", category="screw", seed=seed, eval_every=every, **COST)
+        write_run(store, config, flat(value) | {"AUPRO": "n/a"})
+    write_run(store, preset("scenario_a", category="screw", epochs=3, batch_size=4), flat(0.1))
+    groups = write_summary(root)["groups"]
+    assert [(g["epochs"], g["n"], g["seeds"]) for g in groups] == [(12, 2, [0, 1]), (3, 1, [0])]
+    found = groups[0]["values"]["I-AUROC"]
+    assert (found["mean"], found["n"]) == (pytest.approx(0.85), 2)
+    assert found["std"] == pytest.approx(np.std([0.8, 0.9], ddof=1))
+    assert "AUPRO" not in groups[0]["values"] and groups[1]["values"]["I-AUROC"]["std"] is None
+
+
+def test_a_value_that_some_runs_lack_counts_those_that_have_it() -> None:
+    out = aggregate([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
+    assert (out["a"]["n"], out["b"]["n"], out["a"]["min"], out["a"]["max"]) == (2, 1, 1.0, 3.0)
+
+
+def test_wrong_input_is_named(tmp_path: Path) -> None:
+    root = checkout(tmp_path, figures=False)
+    with pytest.raises(InputError, match="language fr is unknown"):
+        build_report(root, ("fr",))
+    bench = root / "figures" / "bench" / "speed.csv"
+    bench.parent.mkdir(parents=True)
+    bench.write_text("measurement,value\nlatency,1\n")
+    with pytest.raises(InputError, match=r"speed\.csv has no column backbone"):
+        build_report(root, ("en",))
+    bench.unlink()
+    (root / "report" / "en" / "1-context.typ").write_text("#import")
+    with pytest.raises(InputError, match="Typst stopped: error"):
+        build_report(root, ("en",))
+    (root / "data" / "reference" / "course_report_tables.csv").unlink()
+    with pytest.raises(InputError, match=r"course_report_tables\.csv is missing"):
+        build_report(root, ("en",))
