@@ -214,9 +214,9 @@ def test_generator_is_no_part_of_the_model() -> None:
 
 
 def test_published_schedule_never_touches_the_generators_rate() -> None:
-    trainer = learned(epochs=10)
+    trainer = learned(epochs=20)
     rates = []
-    for epoch in range(10):
+    for epoch in range(20):
         trainer.epochs_done = epoch
         trainer._set_learning_rates()
         rates.append(
@@ -224,7 +224,7 @@ def test_published_schedule_never_touches_the_generators_rate() -> None:
         )
     base = [trainer.config.adaptor_lr, trainer.config.head_lr]
     for epoch, (adaptor, head, generator) in enumerate(rates):
-        factor = 1.0 if epoch < 8 else 0.4 if epoch < 9 else 0.16
+        factor = 1.0 if epoch < 16 else 0.4 if epoch < 18 else 0.16
         assert (adaptor, head) == pytest.approx((factor * base[0], factor * base[1]))
         assert generator == 1e-4
 
