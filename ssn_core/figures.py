@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import reference, tables
-from .config import RunConfig
 from .metrics import NOT_AVAILABLE
 from .store import RunResult
 from .style import (
@@ -154,48 +152,64 @@ def _histogram(ax: Axes, run: RunResult, score: str, language: str) -> None:
     ax.grid(axis="x", visible=False)
 
 
-def metric_bars(outcomes: Sequence[Any], metrics: Sequence[str], language: str = "en") -> Figure:
+def metric_bars(outcomes: Sequence[tables.Outcome], metrics: Sequence[str], language: str = "en") -> Figure:
     """Bars per category and method, mean over the seeds (whiskers: standard deviation); diamonds are published means,
-    crosses the course report's values. A method that was not run leaves its place empty."""
-    configs = list({method_label(o.config): o.config for o in outcomes}.values())
+    crosses the course report's values. The place of a method that was not run says so."""
+    methods = {method_label(o.config): o.config for o in outcomes}
     names = {o.config.category: category_label(o.config) for o in outcomes}
-    categories = list(names)
+    groups: dict[tuple[str, str], list[tables.Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((method_label(outcome.config), outcome.config.category), []).append(outcome)
     figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 2.7), sharey=True, squeeze=False)
-    width = 0.8 / len(configs)
+    width, shown = 0.8 / len(methods), set()
     for ax, metric in zip(axes[0], metrics, strict=True):
-        for j, config in enumerate(configs):
-            for i, category in enumerate(categories):
-                place = i + (j - (len(configs) - 1) / 2) * width
-                same = dataclasses.replace(config, category=category)
-                _bar(ax, place, width, same, outcomes, metric, numbers=len(configs) * len(categories) <= 6)
-            ax.bar([0], [0], color=method_colour(config), label=method_label(config, language))
-        ax.set_xticks(range(len(categories)), names.values())
-        ax.set(title=metric, ylim=(0, 1.08))
+        for (method, category), group in groups.items():
+            place = list(names).index(category) + (list(methods).index(method) - (len(methods) - 1) / 2) * width
+            shown |= _bar(ax, place, width, group, metric, language, numbers=len(methods) * len(names) <= 6)
+        ax.set_xticks(range(len(names)), names.values())
+        ax.set(title=metric, ylim=(0, 1.08), xlim=(-0.5, len(names) - 0.5))
         ax.grid(axis="x", visible=False)
-    if any(o.config.dataset != "synthetic" for o in outcomes):
-        axes[0][0].plot([], [], "D", mfc="white", mec=PUBLISHED, ls="", label=pick(language, "published", "pubblicato"))
-        label = pick(language, "course report", "relazione del corso")
-        axes[0][0].plot([], [], "x", color=PUBLISHED, ls="", label=label)
+    for config in methods.values():
+        axes[0][0].bar([0], [0], color=method_colour(config), label=method_label(config, language))
+    for marker in sorted(shown):
+        name = pick(language, *_OTHERS[marker]["label"])
+        axes[0][0].plot([], [], marker, ls="", label=name, **_OTHERS[marker]["look"])
     legend_below(figure, axes[0][0])
     return figure
 
 
+_OTHERS: dict[str, dict[str, Any]] = {
+    "D": {"label": ("published", "pubblicato"), "look": {"mfc": "white", "mec": PUBLISHED}},
+    "x": {"label": ("course report", "relazione del corso"), "look": {"color": PUBLISHED}},
+}
+
+
 def _bar(
-    ax: Axes, place: float, width: float, config: RunConfig, outcomes: Sequence[Any], metric: str, numbers: bool
-) -> None:
-    same = [o for o in tables.finished(outcomes) if tables.alike(o.config, config)]
-    values = [run.metrics[metric] for run in same if run.metrics[metric] != NOT_AVAILABLE]
+    ax: Axes,
+    place: float,
+    width: float,
+    group: Sequence[tables.Outcome],
+    metric: str,
+    language: str,
+    numbers: bool,
+) -> set[str]:
+    """One method's bar in one category; returns the markers of others' values that were set beside it."""
+    config, done = group[0].config, tables.finished(group)
+    values = [run.metrics[metric] for run in done if run.metrics[metric] != NOT_AVAILABLE]
     if values:
         spread = np.std(values, ddof=1) if len(values) > 1 else None
-        bar = ax.bar(
-            place, np.mean(values), 0.94 * width, yerr=spread, color=method_colour(config), error_kw={"lw": 0.8}
-        )
+        look = {"color": method_colour(config), "error_kw": {"lw": 0.8}}
+        bar = ax.bar(place, np.mean(values), 0.94 * width, yerr=spread, **look)
         if numbers:
             ax.bar_label(bar, fmt="%.2f", fontsize=5.5, padding=1.5)
-    for marker, value in (("D", reference.published(config, metric)), ("x", reference.course_report(config, metric))):
+    else:
+        missing = pick(language, "not run", "non eseguito") if not done else NOT_AVAILABLE
+        ax.text(place, 0.02, missing, rotation=90, ha="center", va="bottom", fontsize=5.5, color="#777777")
+    theirs = {"D": reference.published(config, metric), "x": reference.course_report(config, metric)}
+    for marker, value in theirs.items():
         if value is not None:
-            style = {"mfc": "white", "mec": PUBLISHED} if marker == "D" else {"color": PUBLISHED}
-            ax.plot(place, value[0], marker, zorder=5, clip_on=False, **style)
+            ax.plot(place, value[0], marker, zorder=5, clip_on=False, **_OTHERS[marker]["look"])
+    return {marker for marker, value in theirs.items() if value is not None}
 
 
 def pixel_pr(runs: Sequence[RunResult], language: str = "en") -> Figure:

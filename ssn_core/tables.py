@@ -53,11 +53,6 @@ def select(outcomes: Iterable[Outcome], **fields: Any) -> list[Outcome]:
     return [o for o in outcomes if all(getattr(o.config, name) == value for name, value in fields.items())]
 
 
-def alike(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two configurations differ in nothing but the seed."""
-    return family(one) == family(other)
-
-
 def family(config: RunConfig) -> RunConfig:
     """What the seeds of one method share. Each control has the noise of its own seed's learned run, so that varies."""
     level = 1.0 if config.experiment == "noise_control" else config.noise_std
@@ -126,9 +121,15 @@ def runs(outcomes: Sequence[Outcome]) -> pd.DataFrame:
             row |= {"device": info["device"], "train": str(info["data"]["train_used"])}
             row |= {"test": str(info["data"]["test"]), "note": info["note"]}
         else:
-            row |= {"status": NOT_RUN, "note": outcome.reason.splitlines()[0]}
+            row |= {"status": NOT_RUN, "note": _why(outcome)}
         rows.append(row | {"command": run_command(config)})
     return pd.DataFrame(rows).fillna("")
+
+
+def _why(outcome: NotRun) -> str:
+    """The reason without this machine's folders, which mean nothing in a table."""
+    kind = outcome.reason.partition(":")[0]
+    return f"no {kind} on this machine" if kind in ("data", "weights") else outcome.reason
 
 
 def conditions(group: Sequence[Outcome]) -> dict[str, str]:

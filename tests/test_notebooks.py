@@ -43,8 +43,12 @@ def shrink(profile: Path) -> None:
     """Fewer epochs and smaller images: what is tested is that everything runs and is written, not what it finds."""
     settings = yaml.safe_load(profile.read_text(encoding="utf-8"))
     settings["defaults"] |= {"epochs": 3, "image_size": [64, 64], "batch_size": 8}
-    for entry in settings["experiments"].values():
-        entry |= {"image_size": [128, 48]} if "plates" in entry["categories"] else {}
+    for value in settings["experiments"].values():
+        for entry in value if isinstance(value, list) else [value]:
+            for field in ("epochs", "batch_size"):
+                entry.pop(field, None)
+            if "plates" in entry["categories"]:
+                entry["image_size"] = [128, 48]
     settings["experiments"]["learned_noise_v2"] |= {"betas": [0.5, 0.1], "eval_every": 1}
     profile.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
