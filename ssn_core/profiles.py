@@ -49,7 +49,7 @@ class Profile:
     synthetic: bool
     skip_unavailable: bool
     defaults: dict[str, Any]
-    experiments: dict[str, dict[str, Any]]
+    experiments: dict[str, dict[str, Any] | list[dict[str, Any]]]
 
     def configs(self, experiment: str) -> list[RunConfig]:
         """Every configuration of one experiment of the profile: its categories times its seeds (times its betas)."""
@@ -57,7 +57,8 @@ class Profile:
             raise InputError(
                 f"profile {self.name!r} has no experiment {experiment!r}; it has {', '.join(self.experiments)}"
             )
-        return list(_expand(experiment, self.defaults, self.experiments[experiment]))
+        entries = _entries(self.experiments[experiment])
+        return [config for entry in entries for config in _expand(experiment, self.defaults, entry)]
 
     def run(self, runs: str | list[RunConfig], device: str | None = None, log: Log = print) -> list[RunResult | NotRun]:
         """Run or load every configuration of one experiment, or those given; see :func:`ssn_core.run`."""
@@ -130,7 +131,7 @@ def _checked(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {bad[0]} must be a mapping of names to values")
     if wrong := sorted(set(map(str, raw["experiments"])) - set(PRESETS)):
         raise InputError(f"{path}: unknown experiments {', '.join(wrong)}; choose from {', '.join(PRESETS)}")
-    for experiment, entry in raw["experiments"].items():
+    for experiment, entry in ((name, e) for name, given in raw["experiments"].items() for e in _entries(given)):
         if not isinstance(entry, dict):
             raise InputError(f"{path}: {experiment} must be a mapping, for example {{categories: [bottle]}}")
         if lists := [key for key in _LISTS if not isinstance(entry.get(key, []), list)]:
@@ -153,6 +154,11 @@ def run_command(config: RunConfig) -> str:
     changed = {k: v for k, v in config.as_dict().items() if v != base[k]}
     fields = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in changed.items()]
     return " ".join(["python -m ssn_core run", config.experiment, *fields])
+
+
+def _entries(given: Any) -> list[Any]:
+    """An experiment is one mapping or a list of them, where categories differ in more than their name."""
+    return given if isinstance(given, list) else [given]
 
 
 def _expand(experiment: str, defaults: dict[str, Any], entry: dict[str, Any]) -> Iterator[RunConfig]:
