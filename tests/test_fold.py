@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssn_core import fold
 from ssn_core.errors import InputError
 from ssn_core.losses import focal, map_loss
-from ssn_core.models import Detector, GapCamNet
+from ssn_core.models import Detector, GapCamNet, SuperSimpleNet
 
 LOGITS = 1e-4
 SIZE = (64, 48)
@@ -82,6 +82,19 @@ def test_after_a_few_training_steps(name: str) -> None:
         optimizer.step()
     model.eval()
     assert_equal_logits(model, fold(model), images(2))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("size", [(256, 256), (640, 232)])
+def test_on_imagenet_weights(size: tuple[int, int], weights_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet18 as it is used, at the sizes of MVTec AD and KolektorSDD2."""
+    monkeypatch.setenv("SSN_WEIGHTS_DIR", str(weights_dir))
+    torch.manual_seed(0)
+    model = SuperSimpleNet("resnet18", image_size=size, pretrained=True).train()
+    with torch.no_grad():
+        for step in range(8):  # statistics of the heads, at a size that costs little; the trunk keeps its own
+            model(images(2, seed=step))
+    assert_equal_logits(model.eval(), fold(model), images(1, size))
 
 
 def test_the_model_is_left_alone() -> None:

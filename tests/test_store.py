@@ -28,6 +28,7 @@ from ssn_core.store import RunResult, load_run, run
 from ssn_core.supervision import TrainingSet
 from ssn_core.train import NonFiniteLoss, Trainer
 from ssn_core.trunk import make_trunk
+from ssn_core.validation import Validation
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 #: what may not differ by one bit between an interrupted and an uninterrupted run
@@ -522,3 +523,32 @@ def test_bad_cache_bound_is_refused(
     monkeypatch.setenv("SSN_CACHE_GB", text)
     with pytest.raises(InputError, match=f"SSN_CACHE_GB='{text}' must be a number of gigabytes > 0"):
         run(tiny_config(), tmp_path, tiny_sets, log=quiet)
+
+
+# --- model selection without the test set
+
+
+def test_held_out_images_get_defects_that_no_run_chooses(tiny_sets: Path) -> None:
+    """Normal images, then altered copies: changed inside the masks alone, equal for every seed and noise."""
+    held_out = list(ssn.open_dataset("synthetic", "ring", tiny_sets).train[:3])
+    originals = torch.stack([to_tensor(read_image(s.image), (64, 64)) for s in held_out])
+
+    class Pixels(torch.nn.Module):
+        """A trunk that passes the pixels on."""
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images, images[:, :, ::2, ::2]
+
+    configs = tiny_config(), tiny_config("learned_noise_v2", seed=7, noise_std=2.0)
+    made = [Validation.of(held_out, config, Pixels(), torch.device("cpu")) for config in configs]
+    for validation in made:
+        assert validation.truth.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        normal, altered = validation.features.layer2.permute(0, 3, 1, 2).split(3)
+        masks = torch.from_numpy(validation.truth.masks)
+        assert not masks[:3].any() and all(0 < float(mask.float().mean()) < 0.3 for mask in masks[3:])
+        assert torch.equal(normal, originals)
+        changed = (altered - normal).abs().amax(1) > 0
+        assert not (changed & ~masks[3:]).any() and (changed.sum((1, 2)) > 0.9 * masks[3:].sum((1, 2))).all()
+    assert np.array_equal(made[0].truth.masks, made[1].truth.masks)
+    assert torch.equal(made[0].features.layer2, made[1].features.layer2)
+    assert Validation.of([], configs[0], Pixels(), torch.device("cpu")) is None
