@@ -21,7 +21,7 @@ _OPERATORS = (">", ">=", "<", "<=", "==")
 _SOURCES = ("runs", "log", "course", "published", "speed", "bench", "value")
 _FILES = ("log", "course", "published", "speed")
 _CLAIM_KEYS, _TEXTS = {"id", "section", "erratum", "claim", "test", "checks"}, ("claim", "test")
-_CHECK_KEYS = {"left", "op", "right", "margin", "min_seeds"}
+_CHECK_KEYS = {"left", "op", "right", "margin", "min_seeds", "min_steps"}
 _QUANTITY_KEYS = {*_SOURCES, "metric", "statistic", "column", "label", "times", "max_loss"}
 
 
@@ -91,7 +91,7 @@ def judge(claims: list[dict[str, Any]], summary: dict[str, Any]) -> list[dict[st
 def _check(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     left, right = (resolve(check[side], summary) for side in ("left", "right"))
     margin = max(float(check.get("margin", 0.0)), STANDARD_ERRORS * _standard_error(left, right))
-    outcome, reason = decide(left, check["op"], right, margin, check.get("min_seeds", 1))
+    outcome, reason = decide(left, check["op"], right, margin, check.get("min_seeds", 1), check.get("min_steps", 0))
     return {
         "left": asdict(left),
         "op": check["op"],
@@ -103,14 +103,19 @@ def _check(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def decide(left: Quantity, op: str, right: Quantity, margin: float, min_seeds: int) -> tuple[str, str]:
+def decide(
+    left: Quantity, op: str, right: Quantity, margin: float, min_seeds: int = 1, min_steps: int = 0
+) -> tuple[str, str]:
     """(outcome, reason). ``>`` and ``<`` ask for a difference beyond the margin and are open within it; ``>=`` and
-    ``<=`` fail only beyond the margin; ``==`` holds within it."""
+    ``<=`` fail only beyond the margin; ``==`` holds within it. Sides with fewer seeds or training steps than asked for,
+    or a training that did not converge, decide nothing."""
     for side in (left, right):
         if side.value is None:
             return OPEN, "no source" if side.source in _FILES else "not run"
         if side.n is not None and side.n < min_seeds:
             return OPEN, "too few seeds"
+        if side.source == "runs" and side.conditions["steps"] < min_steps:
+            return OPEN, "training too short"
         if not side.converged:
             return OPEN, "not converged"
     difference = left.value - right.value

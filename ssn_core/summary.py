@@ -33,6 +33,7 @@ REFERENCE = {
 }
 _BENCH_COLUMNS = ["measurement", "backbone", "variant", "value", "unit", "ratio_to_plain", "conditions"]
 _NOT_OF_A_GROUP = ("seed", "eval_every")  # how often a run is looked at does not change it
+_COST = ("epochs", "batch_size", "adaptor_lr", "head_lr")
 _FIGURE_FOLDERS = ("cpu", "demo", "diagrams")
 
 
@@ -65,7 +66,7 @@ def _changed(results: list[RunResult]) -> dict[str, list[Any]]:
     found: dict[str, set[Any]] = {}
     for config in (result.config for result in results):
         wanted = preset(config.experiment)
-        for name in ("epochs", "batch_size", "adaptor_lr", "head_lr"):
+        for name in _COST:
             if getattr(config, name) != getattr(wanted, name):
                 found.setdefault(name, set()).add(getattr(config, name))
     return {name: sorted(values) for name, values in found.items()}
@@ -173,13 +174,16 @@ def aggregate(samples: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def _commands(results: list[RunResult]) -> list[dict[str, Any]]:
-    """Every run that the cpu profile names, and one of each other experiment at its cost: whether it is there, and the
-    command that makes it."""
+    """Every run that the cpu profile names, and one of each other experiment at scenario A's cost there: whether it is
+    there, and the command that makes it."""
     there = {result.config.run_id for result in results}
     cpu, full = load_profile("cpu"), load_profile("full")
     configs = [config for name in cpu.experiments for config in cpu.configs(name)]
-    for name in (n for n in full.experiments if n not in cpu.experiments):
-        configs += [dataclasses.replace(c, **cpu.defaults) for c in full.configs(name) if c.seed == 0]
+    models = {config.category: config for config in cpu.configs("scenario_a")}
+    for config in (c for n in full.experiments if n not in cpu.experiments for c in full.configs(n) if c.seed == 0):
+        if (model := models.get(config.category)) is not None:
+            cost = {name: getattr(model, name) for name in (*_COST, "eval_every")}
+            configs.append(dataclasses.replace(config, **cost))
     return [_command(config, config.run_id in there) for config in configs]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ssn_core.config import RunConfig
 from ssn_core.files import write_csv, write_json
 from ssn_core.metrics import METRICS, youden
-from ssn_core.runner import FORMAT, HISTORY
+from ssn_core.runner import FORMAT, HISTORY, VALIDATION
 
 NORMAL, DEFECTIVE = 20, 30
 
@@ -30,7 +30,7 @@ def write_run(
     quantile = {"quantile": 0.99, "score": 1.5, "map_score": 2.5}
     extra = {"evaluation_size": [256, 256], "youden": points, "train_quantile": quantile, "parameters": 4_560_579}
     write_json(folder / "metrics.json", {**{name: metrics.get(name, "n/a") for name in METRICS}, **extra})
-    write_csv(folder / "history.csv", _history(config, metrics, final_loss, steps), HISTORY)
+    write_csv(folder / "history.csv", _history(config, metrics, final_loss, steps), HISTORY + VALIDATION)
     rows = [
         {
             "image": f"test/{i:03}.png",
@@ -53,6 +53,8 @@ def _history(config: RunConfig, metrics: dict[str, float | str], final_loss: flo
         for i, loss in enumerate(losses)
     ]
     rows[-1] |= {name: metrics.get(name, "") for name in METRICS}
+    if config.validation_fraction:
+        rows[-1] |= {name: metrics.get("I-AUROC", "") for name in VALIDATION}
     return rows
 
 

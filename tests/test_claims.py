@@ -37,16 +37,18 @@ def quantity(value: float | None, source: str = "runs", **fields: object) -> Qua
 def test_an_outcome_follows_from_difference_and_margin(
     left: float, op: str, right: float, margin: float, outcome: str
 ) -> None:
-    assert decide(quantity(left), op, quantity(right), margin, 1)[0] == outcome
+    assert decide(quantity(left, "value"), op, quantity(right, "value"), margin)[0] == outcome
 
 
 def test_a_check_without_grounds_is_open_and_says_why() -> None:
-    one, sure = quantity(0.9, n=1), quantity(0.5, "value")
+    one, sure = quantity(0.9, n=1, conditions={"steps": 100}), quantity(0.5, "value")
     assert decide(quantity(None), ">", sure, 0.0, 1) == (OPEN, "not run")
     assert decide(quantity(None, "published"), ">", sure, 0.0, 1) == (OPEN, "no source")
     assert decide(one, ">", sure, 0.0, 3) == (OPEN, "too few seeds")
-    assert decide(one, ">", sure, 0.0, 1) == (CONFIRMED, "")
-    assert decide(quantity(0.9, n=3, converged=False), ">", sure, 0.0, 3) == (OPEN, "not converged")
+    assert decide(one, ">", sure, 0.0, 1, 101) == (OPEN, "training too short")
+    assert decide(one, ">", sure, 0.0, 1, 100) == (CONFIRMED, "")
+    stuck = quantity(0.9, n=3, conditions={"steps": 100}, converged=False)
+    assert decide(stuck, ">", sure, 0.0, 3) == (OPEN, "not converged")
 
 
 def summary(n: int = 3, mean: float = 0.6, std: float | None = 0.1, loss: float = 0.1) -> dict:
