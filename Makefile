@@ -28,7 +28,7 @@ site: $(READY)   ## execute the notebooks of PROFILE and export them to build/PR
 
 test: $(READY)   ## lint and run every test
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	$(PY) -m ruff format --check ssn_core tests notebooks
 	$(PY) -m pytest
 
 bench: $(READY)  ## print speed ratios measured in one run (PEERS=1: other implementations too)
