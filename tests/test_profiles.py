@@ -99,6 +99,15 @@ def test_categories_betas_and_seeds_multiply(checkout: Path) -> None:
     assert {c.category for c in configs} == {"ring"}
 
 
+def test_an_experiment_may_have_several_entries(checkout: Path) -> None:
+    entries = [{"categories": ["ring"], "epochs": 3}, {"categories": ["weave", "thread"]}]
+    write(checkout, experiments={"scenario_a": entries})
+    configs = load_profile("small").configs("scenario_a")
+    assert [(c.category, c.epochs) for c in configs] == [("ring", 3), ("weave", 1), ("thread", 1)]
+    write(checkout, experiments={"scenario_a": [*entries, {"epoch": 3}]})
+    assert "small.yaml: scenario_a: RunConfig has no field 'epoch'" in refused()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -11,7 +11,7 @@ from PIL import Image
 from support import tiny_config
 
 import ssn_core as ssn
-from ssn_core import images, metrics, store
+from ssn_core import images, metrics, runner
 from ssn_core.errors import InputError
 from ssn_core.store import RunResult, run
 
@@ -132,7 +132,7 @@ def test_rules_that_read_masks_run_with_them(name: str, plates: Path, tmp_path: 
 def test_rules_that_read_masks_say_which_are_missing(
     name: str, without_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "build_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(runner, "build_model", lambda *_: pytest.fail("a model was built"))
     with pytest.raises(InputError) as caught:
         run(tiny_config(name), tmp_path / "store", without_masks, log=quiet)
     assert "14 problems" in str(caught.value) and "_GT.png is missing" in str(caught.value)
