@@ -34,6 +34,7 @@ REFERENCE = {
 _BENCH_COLUMNS = ["measurement", "backbone", "variant", "value", "unit", "ratio_to_plain", "conditions"]
 _NOT_OF_A_GROUP = ("seed", "eval_every")  # how often a run is looked at does not change it
 _COST = ("epochs", "batch_size", "adaptor_lr", "head_lr")
+_SEEDS = 3  # what the ledger asks for where seeds differ
 _FIGURE_FOLDERS = ("cpu", "demo", "diagrams")
 
 
@@ -174,17 +175,18 @@ def aggregate(samples: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def _commands(results: list[RunResult]) -> list[dict[str, Any]]:
-    """Every run that the cpu profile names, and one of each other experiment at scenario A's cost there: whether it is
-    there, and the command that makes it."""
+    """Three seeds of every run that the cpu profile names and of every other experiment at scenario A's cost there:
+    whether it is there, and the command that makes it."""
     there = {result.config.run_id for result in results}
     cpu, full = load_profile("cpu"), load_profile("full")
-    configs = [config for name in cpu.experiments for config in cpu.configs(name)]
+    configs = [config for name in cpu.experiments for config in cpu.configs(name) if config.seed == 0]
     models = {config.category: config for config in cpu.configs("scenario_a")}
     for config in (c for n in full.experiments if n not in cpu.experiments for c in full.configs(n) if c.seed == 0):
         if (model := models.get(config.category)) is not None:
             cost = {name: getattr(model, name) for name in (*_COST, "eval_every")}
             configs.append(dataclasses.replace(config, **cost))
-    return [_command(config, config.run_id in there) for config in configs]
+    seeds = [dataclasses.replace(config, seed=seed) for config in configs for seed in range(_SEEDS)]
+    return [_command(config, config.run_id in there) for config in seeds]
 
 
 def _command(config: RunConfig, there: bool) -> dict[str, Any]:
