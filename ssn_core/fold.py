@@ -21,7 +21,7 @@ from .tiles import Tile, TiledConv, Tiling, join
 from .upscale import border_bias, map_matrices
 
 _TRUNK_BATCH = 4  # images whose trunk activations still suit a processor's caches and allocator
-_ROWS = 16  # rows of adapted features whose 1024 hidden channels do
+_BLOCK = 512  # hidden channels at a time, for the same reason
 
 
 def fold(model: Detector) -> FoldedDetector:
@@ -64,7 +64,8 @@ class FoldedDetector(nn.Module):
         weight, bias = _fold_bn(model.segmentation.conv, model.segmentation.bn)
         if self.adaptor is None:
             bias = bias + weight[:, :, 0, 0] @ adaptor_bias
-        self.hidden = self._conv(weight, bias, adaptor)
+        blocks = zip(weight.split(_BLOCK), bias.split(_BLOCK), strict=True)
+        self.hidden = nn.ModuleList([self._conv(*block, adaptor) for block in blocks])
         self._put(hidden_out=model.segmentation.project.weight.flatten())
 
     def _fold_response(self, model: Detector, adaptor: Tensor, adaptor_bias: Tensor) -> None:
@@ -111,7 +112,7 @@ class FoldedDetector(nn.Module):
 
     def _fitted(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> _Sizes:
         shapes = [tuple(layer.shape[1:3]) for layer in (layer2, layer3)]
-        kernels = {conv.taps for conv in (self.adaptor, self.hidden, self.response) if isinstance(conv, TiledConv)}
+        kernels = {conv.taps for conv in self.modules() if isinstance(conv, TiledConv)}
         sizes = _Sizes(*shapes, image_size, self.upscaling, sorted(kernels))
         if self.border_weight is not None:
             border = border_bias(self.border_weight.float(), self.border_input.float(), sizes.feature_size)
@@ -128,8 +129,7 @@ class FoldedDetector(nn.Module):
             tiles = list(self._response((layer2, layer3), adapted, None))
             cam = join([(y, x, tile @ self.score_weight) for y, x, tile in tiles])
             return self.sizes.resize(cam), _mean(tiles, cam) @ self.score_weight + self.score_bias
-        hidden = self._tiles(self.hidden, (layer2, layer3), adapted)
-        low_map = join((y, x, F.leaky_relu_(tile, 0.2) @ self.hidden_out) for y, x, tile in hidden)
+        low_map = self._segmentation((layer2, layer3), adapted)
         anomaly_map = self.sizes.resize(low_map)
         if self.response is None:
             return anomaly_map, anomaly_map.amax((1, 2))
@@ -138,6 +138,14 @@ class FoldedDetector(nn.Module):
         top = torch.stack([tile.amax((1, 2)) for *_, tile in tiles]).amax(0)
         pooled = [top, _mean(tiles, low_map), low_map.amax((1, 2))[:, None], low_map.mean((1, 2))[:, None]]
         return anomaly_map, torch.cat(pooled, dim=1) @ self.score_weight + self.score_bias
+
+    def _segmentation(self, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Tensor:
+        """Map logits (n, H, W); of the hidden channels only one block's tile exists at a time."""
+        total: Tensor | float = 0.0
+        for conv, out in zip(self.hidden, self.hidden_out.split(_BLOCK), strict=True):
+            tiles = self._tiles(conv, layers, adapted)
+            total = join((y, x, F.leaky_relu_(tile, 0.2) @ out) for y, x, tile in tiles) + total
+        return total
 
     def _response(self, layers: tuple[Tensor, ...], adapted: Tensor | None, extra: Tensor | None) -> Iterator[Tile]:
         """The 5x5 convolution and ReLU, with ``extra`` (n, H, W, O) added in between."""
@@ -149,10 +157,8 @@ class FoldedDetector(nn.Module):
     def _tiles(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Iterator[Tile]:
         if isinstance(conv, TiledConv):
             yield from conv(*layers, self.sizes.tilings[str(conv.taps)])
-            return
-        top = 0
-        for rows in adapted.split(_ROWS if conv.kernel_size == (1, 1) else adapted.shape[2], dim=2):
-            yield slice(top, top := top + rows.shape[2]), slice(0, rows.shape[3]), conv(rows).permute(0, 2, 3, 1)
+        else:
+            yield slice(None), slice(0, None), conv(adapted).permute(0, 2, 3, 1)
 
 
 class _Sizes(nn.Module):
