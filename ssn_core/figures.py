@@ -50,6 +50,7 @@ SCORES = {
     ),
 }
 _CURVE = {"score": "score", "map_score": "map"}  # names in curves.npz
+_PIXEL_POINTS = 300  # of the thousand that a run folder keeps: enough for a line on paper
 _DASHES = ("-", "--", "-.", ":")
 _AREAS = {"roc": {"score": "I-AUROC", "map_score": "seg-I-AUROC"}, "pr": {"score": "AP-det", "map_score": "seg-AP-det"}}
 
@@ -140,7 +141,8 @@ def _histogram(ax: Axes, run: RunResult, score: str, language: str) -> None:
         (0, NORMAL, pick(language, "normal", "normali")),
         (1, DEFECTIVE, pick(language, "defective", "difettose")),
     ):
-        ax.hist(values[labels == label], bins, density=True, color=colour, alpha=0.65, label=name, edgecolor="white")
+        look = {"color": colour, "alpha": 0.65, "histtype": "stepfilled"}
+        ax.hist(values[labels == label], bins, density=True, label=name, **look)
     youden = run.metrics["youden"][score]
     if youden != NOT_AVAILABLE:
         name = pick(language, "Youden's threshold (test)", "soglia di Youden (test)")
@@ -218,7 +220,8 @@ def pixel_pr(runs: Sequence[RunResult], language: str = "en") -> Figure:
     for run in runs:
         if "pixel_recall" not in run.curves:
             continue
-        recall, precision = run.curves["pixel_recall"], run.curves["pixel_precision"]
+        thin = slice(None, None, max(1, len(run.curves["pixel_recall"]) // _PIXEL_POINTS))
+        recall, precision = run.curves["pixel_recall"][thin], run.curves["pixel_precision"][thin]
         label = f"{_short(run, runs, language)}: {run.metrics['AP-loc']:.3f}"
         ax.plot(recall, precision, **_line(run, runs), label=label, drawstyle="steps-pre")
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))

@@ -158,9 +158,19 @@ def _write_svg(figure: Figure, path: Path) -> None:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     # a hundredth of a point is finer than any printer; a scale keeps its digits
     text = re.sub(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)', lambda found: _shorten(found.group()), buffer.getvalue())
-    for long, short in (("DejaVuSans-Bold-", "B"), ("DejaVuSans-", "D"), ("\n<!-- .* -->", ""), ("\n +", "\n")):
+    for long, short in _SHORTER:
         text = re.sub(long, short, text)
     path.write_text(text, encoding="utf-8")
+
+
+#: names of glyphs, comments, indentation, and a line join that is the default anyway
+_SHORTER = (
+    ("DejaVuSans-Bold-", "B"),
+    ("DejaVuSans-", "D"),
+    ("\n<!-- .* -->", ""),
+    ("\n +", "\n"),
+    ("; stroke-linejoin: miter", ""),
+)
 
 
 def _shorten(attribute: str) -> str:
@@ -171,9 +181,7 @@ def _write_png(figure: Figure, path: Path, vector: bool) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     image = Image.open(buffer).convert("RGB")
-    colours = 64 if vector else 256  # line art needs few
-    dither = Image.Dither.NONE if vector else Image.Dither.FLOYDSTEINBERG  # no bands in pictures
-    reduced = image.quantize(palette=image.quantize(colours), dither=dither)
+    reduced = image.quantize(32 if vector else 256, kmeans=3)  # line art needs few colours
     paper = np.asarray(reduced)[(np.asarray(image) == 255).all(2)]
     entries = np.array(reduced.getpalette()).reshape(-1, 3)
     entries[np.bincount(paper, minlength=1).argmax()] = 255  # paper stays white, not an average of near-whites
