@@ -35,7 +35,7 @@ _BENCH_COLUMNS = ["measurement", "backbone", "variant", "value", "unit", "ratio_
 _NOT_OF_A_GROUP = ("seed", "eval_every")  # how often a run is looked at does not change it
 _COST = ("epochs", "batch_size", "adaptor_lr", "head_lr")
 _SEEDS = 3  # what the ledger asks for where seeds differ
-_FIGURE_FOLDERS = ("cpu", "demo", "diagrams")
+_FIGURE_FOLDERS = ("cpu", "demo")
 
 
 def summarise(root: Path) -> dict[str, Any]:
