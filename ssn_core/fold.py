@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import InputError
 from .models import BLUR_SIGMA, Detector, GapCamNet, SimpleNet
-from .tiles import Tile, TiledConv, Tiling, join
+from .tiles import BANDS, Tile, TiledConv, Tiling, join
 from .upscale import border_bias, map_matrices
 
 _TRUNK_BATCH = 4  # images whose trunk activations still suit a processor's caches and allocator
@@ -156,7 +156,7 @@ class FoldedDetector(nn.Module):
 
     def _tiles(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Iterator[Tile]:
         if isinstance(conv, TiledConv):
-            yield from conv(*layers, self.sizes.tilings[str(conv.taps)])
+            yield from conv(*layers, self.sizes.tiling(conv.taps, _whole(layers[0])))
         else:
             yield slice(None), slice(0, None), conv(adapted).permute(0, 2, 3, 1)
 
@@ -175,22 +175,29 @@ class _Sizes(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.feature_size = tuple(upscaling * side for side in size2)
-        self.tilings = nn.ModuleDict({str(k): Tiling(size2, size3, self.feature_size, k) for k in kernels})
+        shapes = (size2, size3, self.feature_size)
+        self.tilings = nn.ModuleDict({f"{k}x{b}": Tiling(*shapes, k, b) for k in kernels for b in (1, BANDS)})
         along_y, along_x = map_matrices(self.feature_size, image_size, BLUR_SIGMA)
         self.register_buffer("along_y", along_y, persistent=False)
         self.register_buffer("along_x", along_x, persistent=False)
         self.register_buffer("border", None)
 
+    def tiling(self, taps: int, whole: bool) -> Tiling:
+        return self.tilings[f"{taps}x{1 if whole else BANDS}"]
+
     def resize(self, low_map: Tensor) -> Tensor:
         """(B, h, w) -> (B, H, W): bilinear and Gaussian blur."""
-        return torch.bmm(self.along_y.expand(len(low_map), -1, -1), low_map @ self.along_x.T)
+        return torch.bmm(self.along_y.expand(low_map.shape[0], -1, -1), low_map @ self.along_x.T)
+
+
+def _whole(batch: Tensor) -> bool:
+    """A GPU, a compiler and an exporter want few large operations; a processor wants small ones, whose operands fit
+    its caches: one image after the other, tile by tile."""
+    return batch.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def _parts(batch: Tensor, images: int) -> tuple[Tensor, ...]:
-    """A processor takes few images at a time, so that what lies between fits its caches; a GPU, a compiler or an
-    exporter takes the batch whole."""
-    whole = batch.device.type != "cpu" or torch.compiler.is_compiling()
-    return (batch,) if whole else batch.split(images)
+    return (batch,) if _whole(batch) else batch.split(images)
 
 
 def _cat(outputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ reads, and everything between the 1x1 products and a finished tile stays in cach
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .upscale import shifted_stack, upscale_matrix
 
-_BANDS = 4  # per axis; more would save little arithmetic and cost calls
+BANDS = 4  # per axis on a processor; more would save little arithmetic and cost calls
 
 Tile = tuple[slice, slice, Tensor]  # rows, columns, values (n, rows, columns, O)
 
@@ -26,11 +26,11 @@ class _Bands(nn.Module):
     Matrices (k, outputs, cells), or with ``taps_last`` (outputs, cells * k) and windows that count taps.
     """
 
-    def __init__(self, n_in: int, n_out: int, taps: int, taps_last: bool) -> None:
+    def __init__(self, n_in: int, n_out: int, taps: int, bands: int, taps_last: bool) -> None:
         super().__init__()
         stack = shifted_stack(upscale_matrix(n_in, n_out), taps)
         self.windows: list[slice] = []
-        for i, band in enumerate(stack.split(-(-n_out // _BANDS), dim=1)):
+        for i, band in enumerate(stack.split(-(-n_out // bands), dim=1)):
             read = band.flatten(0, 1).any(0).nonzero()
             first, last = int(read.min()), int(read.max()) + 1
             matrix = band[:, :, first:last].float()
@@ -46,12 +46,13 @@ class _Bands(nn.Module):
 class Tiling(nn.Module):
     """The bands of both layers and axes for one kernel size (``taps``) and one pair of layer sizes."""
 
-    def __init__(self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int) -> None:
+    def __init__(
+        self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int, bands: int
+    ) -> None:
         super().__init__()
-        self.taps = taps
         for layer, size in ((2, size2), (3, size3)):
-            self.add_module(f"y{layer}", _Bands(size[0], size_out[0], taps, taps_last=False))
-            self.add_module(f"x{layer}", _Bands(size[1], size_out[1], taps, taps_last=True))
+            self.add_module(f"y{layer}", _Bands(size[0], size_out[0], taps, bands, taps_last=False))
+            self.add_module(f"x{layer}", _Bands(size[1], size_out[1], taps, bands, taps_last=True))
 
 
 class TiledConv(nn.Module):
@@ -66,47 +67,46 @@ class TiledConv(nn.Module):
         self.register_buffer("weight3", rows[:, :, channels2:].contiguous())
         self.register_buffer("bias", bias.float())
 
-    def forward(self, layer2: Tensor, layer3: Tensor, tiling: Tiling) -> list[Tile]:
-        """(n, C2, h2, w2) and (n, C3, h3, w3), both in channels-last memory -> the output's tiles, column by column."""
-        grid: list[list[Tensor]] = []
+    def forward(self, layer2: Tensor, layer3: Tensor, tiling: Tiling) -> Iterator[Tile]:
+        """(n, C2, h2, w2) and (n, C3, h3, w3), both in channels-last memory -> the output's tiles, column by column.
+
+        A tile is handed over as soon as it is finished, so that whoever reduces it finds it in cache.
+        """
+        unfinished: dict[tuple[int, int], Tensor] = {}
         for dy in range(self.taps):
             columns2 = self._columns(layer2, self.weight2[dy], tiling.x2)
             columns3 = self._columns(layer3, self.weight3[dy], tiling.x3)
-            bands = [[(rows, up[dy]) for rows, up in bands] for bands in (tiling.y2, tiling.y3)]
-            for x, (wide2, wide3) in enumerate(zip(columns2, columns3, strict=True)):
-                if dy == 0:
-                    start = self.bias.repeat(wide2.shape[2] // len(self.bias))
-                    grid.append([torch.baddbmm(start, _each(up, wide2), wide2[:, rows]) for rows, up in bands[0]])
-                else:
-                    for tile, (rows, up) in zip(grid[x], bands[0], strict=True):
-                        tile.baddbmm_(_each(up, wide2), wide2[:, rows])
-                for tile, (rows, up) in zip(grid[x], bands[1], strict=True):
-                    tile.baddbmm_(_each(up, wide3), wide3[:, rows])
-        return list(self._placed(grid))
+            left = 0
+            for wide2, wide3 in zip(columns2, columns3, strict=True):
+                width, top = wide2.shape[2] // len(self.bias), 0
+                for (rows2, up2), (rows3, up3) in zip(tiling.y2, tiling.y3, strict=True):
+                    tile = unfinished.pop((top, left), None)
+                    if tile is None:
+                        tile = torch.baddbmm(self.bias.repeat(width), _each(up2[dy], wide2), wide2[:, rows2])
+                    else:
+                        tile.baddbmm_(_each(up2[dy], wide2), wide2[:, rows2])
+                    tile.baddbmm_(_each(up3[dy], wide3), wide3[:, rows3])
+                    if dy < self.taps - 1:
+                        unfinished[top, left] = tile
+                    else:
+                        yield slice(top, top + len(up2[dy])), slice(left, left + width), tile.unflatten(2, (width, -1))
+                    top += len(up2[dy])
+                left += width
 
     def _columns(self, layer: Tensor, weight: Tensor, bands: _Bands) -> Iterator[Tensor]:
         """One row of taps of one layer, at full size along x: a band of columns at a time, (n, h, columns * O)."""
-        n, h, o = len(layer), layer.shape[2], len(self.bias)
+        (n, _, h, _), o = layer.shape, len(self.bias)
         # oneDNN runs a 1x1 convolution about twice as fast as the BLAS runs the same matrix product
         mixed = F.conv2d(layer, weight).permute(0, 2, 3, 1).reshape(n * h, -1, o)  # (n h, w k, O)
         for cells, along in bands:
             yield torch.bmm(_each(along, mixed), mixed[:, cells]).view(n, h, -1)
 
-    def _placed(self, grid: list[list[Tensor]]) -> Iterator[Tile]:
-        left = 0
-        for column in grid:
-            top, width = 0, column[0].shape[2] // len(self.bias)
-            for tile in column:
-                rows = slice(top, top := top + tile.shape[1])
-                yield rows, slice(left, left + width), tile.view(*tile.shape[:2], width, -1)
-            left += width
-
 
 def _each(matrix: Tensor, batch: Tensor) -> Tensor:
-    return matrix.expand(len(batch), -1, -1)
+    return matrix.expand(batch.shape[0], -1, -1)
 
 
-def join(tiles: list[Tile]) -> Tensor:
+def join(tiles: Iterable[Tile]) -> Tensor:
     """Tiles of (n, rows, columns, ...) in :class:`TiledConv`'s order -> one (n, H, W, ...)."""
     columns: dict[int, list[Tensor]] = {}
     for _, across, tile in tiles:
