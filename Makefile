@@ -31,8 +31,8 @@ test: $(READY)   ## lint and run every test
 	$(PY) -m ruff format --check ssn_core tests notebooks
 	$(PY) -m pytest
 
-bench: $(READY)  ## print speed ratios measured in one run (PEERS=1: other implementations too)
-	$(PY) -m ssn_core.bench $(if $(PEERS),--peers)
+bench: $(READY)  ## print speed ratios against the plain form, measured in one run
+	$(PY) -m ssn_core.bench
 
 $(VENV)/.ready: pyproject.toml
 	@echo "making the environment in $(VENV) (a few minutes the first time)"
