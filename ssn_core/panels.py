@@ -97,7 +97,8 @@ def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "
             elif i == len(rows) - 1 and tall:
                 ax.text(0.5, -0.06, title, va="top", ha="center", fontsize=7, transform=ax.transAxes)
     bar = figure.colorbar(shown, ax=axes[:, -1], shrink=min(1.0, 2 / len(rows)), pad=0.02, aspect=14, extend="both")
-    bar.set_label(pick(language, "logit − threshold", "logit − soglia"), fontsize=6.5)
+    if not (tall and len(rows) == 1):  # too low for its name
+        bar.set_label(pick(language, "logit − threshold", "logit − soglia"), fontsize=6.5)
     bar.ax.tick_params(labelsize=6)
     return figure
 

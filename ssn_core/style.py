@@ -163,8 +163,10 @@ def _write_svg(figure: Figure, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-#: names of glyphs, comments, indentation, and a line join that is the default anyway
+#: names of glyphs and of groups, comments, indentation, an empty description, a line join that is the default anyway
 _SHORTER = (
+    (r"<metadata>[\s\S]*?</metadata>\n?", ""),
+    (r'<g id="[^"]*">', "<g>"),
     ("DejaVuSans-Bold-", "B"),
     ("DejaVuSans-", "D"),
     ("\n<!-- .* -->", ""),
