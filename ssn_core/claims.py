@@ -99,8 +99,13 @@ def _check(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
         "margin": margin,
         "outcome": outcome,
         "reason": reason,
-        "min_seeds": check.get("min_seeds", 1),
+        "command": next((side.command for side in (left, right) if _wanting(side, check.get("min_seeds", 1))), None),
     }
+
+
+def _wanting(side: Quantity, min_seeds: int) -> bool:
+    """Whether more runs of a side would help."""
+    return side.value is None or (side.n is not None and side.n < min_seeds)
 
 
 def decide(

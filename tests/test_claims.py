@@ -100,6 +100,8 @@ def test_quantities_come_from_runs_and_files() -> None:
     absent = resolve({"runs": {"experiment": "scenario_b"}, "metric": "I-AUROC"}, summary())
     assert absent.value is None
     assert missing_command({"experiment": "scenario_b"}, summary()) is None
+    few = claim({"left": RUNS, "op": ">", "right": {"value": 0.1}, "min_seeds": 4})
+    assert judge([few], summary())[0]["checks"][0]["command"] == "run seed 1"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         write_run(store, preset("learned_noise_v2", category="screw", beta=0.1, seed=seed, **COST), flat(0.61))
         weak = {"dataset": "ksdd1", "category": "ksdd1", "backbone": "resnet18", "seed": seed, **COST}
         write_run(store, preset("weak_gap_cam", **weak), flat(0.93, **{"AP-loc": 0.1}))
+    bench = root / "figures" / "bench" / "bench.csv"
+    bench.parent.mkdir(parents=True, exist_ok=True)
+    head, row = "measurement,backbone,variant,value,unit,ratio_to_plain,conditions", "latency_batch1,resnet18,fold,22.1"
+    bench.write_text(f'{head}\n{row},ms/image,2.05,"batch 1, median of 7 turns"\n')
     paths = build_report(root)
     return dict(zip(("en", "it"), paths, strict=True))
 
@@ -123,6 +127,11 @@ def test_the_text_holds_no_unresolved_value(built: dict[str, Path], language: st
     assert len(re.findall(decimal, text)) > 30
 
 
+def test_measured_speed_is_in_its_table(built: dict[str, Path], language: str) -> None:
+    line = {"en": "2.05× batch 1, median of 7 turns", "it": "2,05× batch 1, mediana di 7 giri"}[language]
+    assert line in text_of(built[language])
+
+
 def test_pages_are_printed_within_their_margins(built: dict[str, Path], language: str) -> None:
     with pymupdf.open(built[language]) as document:
         assert 20 <= len(document) <= 32
@@ -163,7 +172,7 @@ def test_results_choose_numbers_sentences_and_verdicts(tmp_path: Path) -> None:
     assert verdicts == ["confirmed", "refuted", "open"]
     assert "Here A reaches 99.9 % (± 0.0, 𝑛= 3)" in texts[0] and "repeats the report’s result" in texts[0]
     assert "Here A reaches 87.7 %" in texts[1] and "the difference is real" in texts[1]
-    assert "stopped while it still rose" in texts[2] and "training did not converge" in texts[2]
+    assert "stopped before it had converged" in texts[2] and "training did not converge" in texts[2]
     last = pdf.read_bytes()
     assert build_report(root, ("en",))[0].read_bytes() == last  # unchanged results, unchanged file
     assert not list(root.rglob("*.part*"))
