@@ -547,6 +547,7 @@ def test_held_out_images_get_defects_that_no_run_chooses(tiny_sets: Path) -> Non
         masks = torch.from_numpy(validation.truth.masks)
         assert not masks[:3].any() and all(0 < float(mask.float().mean()) < 0.3 for mask in masks[3:])
         assert torch.equal(normal, originals)
+        assert 0.005 < float(masks[3:].float().mean()) < 0.2
         changed = (altered - normal).abs().amax(1) > 0
         assert not (changed & ~masks[3:]).any() and (changed.sum((1, 2)) > 0.9 * masks[3:].sum((1, 2))).all()
     assert np.array_equal(made[0].truth.masks, made[1].truth.masks)

@@ -122,7 +122,6 @@ def test_blur_keeps_a_constant_also_where_the_kernel_is_longer_than_the_image(n:
     assert torch.allclose(matrix.sum(1), torch.ones(n, dtype=torch.float64)) and (matrix >= 0).all()
 
 
-@pytest.mark.xfail(strict=True, reason="the cached matrices are inference tensors when prediction made them first")
 def test_matrices_first_made_in_inference_mode_serve_training_later() -> None:
     """The cached matrices are shared by prediction and training; an inference tensor cannot be saved for backward."""
     with torch.inference_mode():
