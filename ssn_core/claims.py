@@ -184,7 +184,7 @@ def _from_runs(common: dict[str, Any], max_loss: float | None, summary: dict[str
     if not groups or common["metric"] not in groups[0]["values"]:
         return Quantity(**common, value=None, command=command)
     group, value = groups[0], groups[0]["values"][common["metric"]]
-    loss = group["values"]["loss-last"]["mean"]
+    loss = group["values"].get("loss-last", {}).get("mean")
     mean = common["statistic"] == "mean"
     return Quantity(
         **common,
@@ -193,7 +193,7 @@ def _from_runs(common: dict[str, Any], max_loss: float | None, summary: dict[str
         n=value["n"],
         conditions={k: group[k] for k in ("epochs", "steps", "n", "device", "backbone")} | {"loss": loss},
         command=command,
-        converged=max_loss is None or loss <= max_loss,
+        converged=max_loss is None or (loss is not None and loss <= max_loss),
     )
 
 
