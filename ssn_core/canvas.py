@@ -63,7 +63,7 @@ class Canvas:
     def box(
         self, x: float, y: float, width: float, height: float, text: str, role: str = "plain", size: float = 7.0
     ) -> Box:
-        """A rounded box with its middle at (x, y); the text's first line is bold when a second one follows."""
+        """A rounded box with its middle at (x, y). The first line is bold when others follow; "~" breaks a name."""
         fill, edge = ROLES[role]
         corner, inner = (x - width / 2 + 1, y - height / 2 + 1), (width - 2, height - 2)
         line = {"fc": fill, "ec": edge, "lw": 0.8, "ls": "--" if role == "removed" else "-", "zorder": 2}
@@ -72,7 +72,7 @@ class Canvas:
         colour = "#999999" if role == "removed" else "#111111"
         look = {"ha": "center", "fontsize": size, "color": colour, "zorder": 3, "linespacing": 1.2}
         if not rest:
-            self.ax.text(x, y, first, va="center", **look)
+            self.ax.text(x, y, first.replace("~", "\n"), va="center", **look)
             return Box(x, y, width, height)
         lines, step = 1 + rest.count("\n") + 1, size * 0.3528 * 1.22  # points to millimetres
         top = y + step * (lines - 1) / 2

@@ -21,7 +21,7 @@ def taxonomy(_: object = None, language: str = "en") -> Figure:
     columns = (78, 108, 141)
     for x, head in zip(columns, ("where it acts|dove agisce", "needs|richiede", "examples|esempi"), strict=True):
         canvas.text(x, 72.5, head, 7, color="#555555", style="italic")
-    root = canvas.box(14, 36, 25, 18, "Industrial\nanomaly\nsynthesis|Sintesi\ndi anomalie\nindustriali", "data")
+    root = canvas.box(14, 36, 25, 18, "Industrial~anomaly~synthesis|Sintesi~di anomalie~industriali", "data")
     rows = (
         ("Hand-crafted|Regole manuali", "pixels|pixel", "no training|nessun training", "CutPaste, DRAEM"),
         (
@@ -67,7 +67,7 @@ def simplenet(_: object = None, language: str = "en") -> Figure:
     canvas.arrow(plus.at("right"), (104, 36), (104, 31), (108, 31), role="noise", dashed=True)
     canvas.arrow(adaptor.at("bottom"), (adaptor.x, 25), (108, 25))
     canvas.text(92, 21.5, "clean copy,\nthe only one at inference|copia pulita,\nl'unica in inferenza", 6)
-    image = canvas.box(148, 36, 20, 11, "Anomaly map|Mappa di\nanomalia", "output", 6.6)
+    image = canvas.box(148, 36, 20, 11, "Anomaly map|Mappa di~anomalia", "output", 6.6)
     score = canvas.box(148, 19, 20, 11, "Score\nits maximum|Punteggio\nil suo massimo", "output", 6.6)
     canvas.arrow(head.at("right", 3), (135, 32), (135, 36), image.at("left"))
     canvas.arrow(image.at("bottom"), score.at("top"))
@@ -80,7 +80,7 @@ def supersimplenet(_: object = None, language: str = "en") -> Figure:
     canvas = Canvas(86, language)
     adaptor = _features(canvas, 60, "Upscaling\nto H/4 × W/4|Upscaling\na H/4 × W/4")
     plus = canvas.circle(97, 60, "+")
-    for x, text in ((80, "Perlin mask M|Maschera di Perlin M"), (114, "Noise ε ~ N(0, σ²)|Rumore ε ~ N(0, σ²)")):
+    for x, text in ((80, "Perlin mask M|Maschera di Perlin M"), (114, "Noise ε ∼ N(0, σ²)|Rumore ε ∼ N(0, σ²)")):
         source = canvas.box(x, 79, 28, 10, text, "noise")
         canvas.arrow(source.at("bottom"), (x, 70), (97, 70), plus.at("top"), role="noise", dashed=True)
     canvas.text(97, 70, "M · ε", 7.5, bbox={"fc": "white", "ec": "none", "pad": 1})
@@ -90,7 +90,7 @@ def supersimplenet(_: object = None, language: str = "en") -> Figure:
     text = "Segmentation head\n1×1, BN, LeakyReLU,\n1×1|Testa di segment.\n1×1, BN, LeakyReLU,\n1×1"
     head = canvas.box(126.5, 56, 27, 17, text, "trained", 6.1)
     canvas.arrow(plus.at("right"), (113, 60))
-    out = canvas.box(150, 56, 17, 12, "Anomaly\nmap|Mappa di\nanomalia", "output", 6.6)
+    out = canvas.box(150, 56, 17, 12, "Anomaly~map|Mappa di~anomalia", "output", 6.6)
     canvas.arrow(head.at("right"), out.at("left"))
     text = (
         "Classification head\n5×5, BN, ReLU, global max\nand mean, linear layer|"
@@ -104,7 +104,7 @@ def supersimplenet(_: object = None, language: str = "en") -> Figure:
     canvas.text(78.5, 44, text, 6)
     canvas.arrow(out.at("bottom"), (150, 43), (120, 43), (120, 34.5))
     canvas.text(136, 45, "map, no gradient back|mappa, senza gradiente", 6)
-    score = canvas.box(150, 26, 17, 12, "Image\nscore|Punteggio\nd'immagine", "output", 6.6)
+    score = canvas.box(150, 26, 17, 12, "Image~score|Punteggio~d'immagine", "output", 6.6)
     canvas.arrow(classify.at("right"), score.at("left"))
     text = (
         "Training: truncated L1 and focal loss on\nthe map, focal loss on the image score.\n"
@@ -216,13 +216,13 @@ def gap_cam(_: object = None, language: str = "en") -> Figure:
     conv = canvas.box(101, 52, 23, 15, "5×5, BN, ReLU\n128 channels f_k|5×5, BN, ReLU\n128 canali f_k", "trained", 6.4)
     canvas.arrow(adaptor.at("right"), conv.at("left"))
     canvas.box(93, 67, 42, 8, "segmentation head: removed|testa di segmentazione: rimossa", "removed", 6.4)
-    pool = canvas.box(127, 61, 17, 12, "Global\naverage|Media\nglobale", "plain", 6.4)
+    pool = canvas.box(127, 61, 17, 12, "Global~average|Media~globale", "plain", 6.4)
     total = canvas.box(127, 40, 17, 12, "CAM\nΣ w_k f_k", "plain", 6.4)
     canvas.arrow(conv.at("right", 3), (115.5, 55), (115.5, 61), pool.at("left"))
     canvas.arrow(conv.at("right", -3), (115.5, 49), (115.5, 40), total.at("left"))
     weights = canvas.box(101, 25, 23, 12, "Linear layer\nweights w_k|Strato lineare\npesi w_k", "trained", 6.4)
-    score = canvas.box(150, 61, 17, 12, "Image\nscore|Punteggio\nd'immagine", "output", 6.4)
-    out = canvas.box(150, 40, 17, 12, "Anomaly\nmap|Mappa di\nanomalia", "output", 6.4)
+    score = canvas.box(150, 61, 17, 12, "Image~score|Punteggio~d'immagine", "output", 6.4)
+    out = canvas.box(150, 40, 17, 12, "Anomaly~map|Mappa di~anomalia", "output", 6.4)
     canvas.arrow(pool.at("right"), score.at("left"))
     canvas.arrow(total.at("right"), out.at("left"))
     canvas.arrow(weights.at("right"), (127, 25), total.at("bottom"), role="trained")
