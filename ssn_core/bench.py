@@ -1,148 +1,227 @@
-"""Speed ratios measured in one run: ``python -m ssn_core.bench`` prints them and writes figures/bench/bench.csv.
+"""Speed ratios measured in one run: ``python -m ssn_core.bench`` prints them and writes <figures>/bench.csv.
 
-Each measurement is a process of its own that times the plain and the fast form in turns, after a warm-up, so that a
-machine whose speed drifts slows both. Weights are random: speed does not depend on them.
+Every form of a computation is a process of its own, and the processes take turns, so that a machine whose speed
+drifts slows all alike. Medians are compared with the first form of the group, the plain one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
-from .fast import FastForward, Masked
+from .bench_forms import Form, Point
+from .bench_plan import Group, Settings, plan
+from .errors import InputError
 from .files import write_csv
-from .fold import fold
-from .losses import focal, map_loss
-from .models import SuperSimpleNet
-from .noise import perlin_masks
-from .profiles import project_root
+from .profiles import Profile, load_profile, project_root
+from .runner import Log
 
+FILE = "bench.csv"
 COLUMNS = [
-    "measurement", "backbone", "variant", "batch", "image_size", "value", "unit", "spread_low", "spread_high",
-    "ratio_to_plain", "conditions",
+    "group", "measurement", "experiment", "backbone", "variant", "batch", "height", "width", "images", "device",
+    "value", "unit", "spread_low", "spread_high", "ratio_to_plain", "conditions",
 ]  # fmt: skip
-BACKBONES = ("resnet18", "efficientnet_lite0", "wide_resnet50_2")
-SIDE = 256
+_LEAST_TURNS = 3
+_RATES = ("images/s", "GFLOP/s", "GB/s")  # more is better
 
 
-def inference(backbone: str, batch: int, cycles: int) -> dict[str, list[float]]:
-    """Seconds per image of one forward, plain and folded."""
-    model = SuperSimpleNet(backbone, image_size=(SIDE, SIDE)).eval()
-    twin, images = fold(model), torch.randn(batch, 3, SIDE, SIDE)
-    with torch.inference_mode():
-        return _in_turns({"plain": lambda: model(images), "fold": lambda: twin(images)}, batch, cycles)
+def measure(
+    profile: Profile,
+    device: str | None = None,
+    again: bool = False,
+    only: str = "",
+    peers: Path | None = None,
+    log: Log = print,
+) -> pd.DataFrame:
+    """Measure what ``<figures>/bench.csv`` of a profile lacks, and return the table (columns: ``COLUMNS``).
+
+    ``again``: measure anew. ``only``: the groups whose name holds this text. ``peers``: the Python of an environment
+    that has anomalib. The table is written after every group.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    groups = plan(Settings.of(profile), device, peers is not None)
+    if not (chosen := [group for group in groups if only in group.name]):
+        raise InputError(f"nothing to measure is called {only!r}; there are {', '.join(g.name for g in groups)}")
+    path = profile.figures / FILE
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records") if path.is_file() else []
+    order = [group.name for group in groups]
+    for group in chosen:
+        if not again and any(row["group"] == group.name for row in table):
+            continue
+        new = _measured(group, Settings.of(profile), peers)
+        table = [row for row in table if row["group"] != group.name and row["group"] in order] + new
+        table.sort(key=lambda row: order.index(row["group"]))
+        write_csv(path, table, COLUMNS)
+        for row in new:
+            log(_line(row))
+    return read(path)
 
 
-def training(backbone: str, batch: int, cycles: int) -> dict[str, list[float]]:
-    """Seconds per image of one optimiser step: the plain form recomputes the trunk, the fast one reads the cache."""
-    model = SuperSimpleNet(backbone, image_size=(SIDE, SIDE)).train()
-    images = torch.randn(batch, 3, SIDE, SIDE)
-    with torch.no_grad():
-        cached = [layer.permute(0, 2, 3, 1).contiguous() for layer in model.trunk(images)]
-    forward = FastForward(model, *(tuple(layer.shape[1:3]) for layer in cached))
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    rng = torch.Generator().manual_seed(0)
-
-    def step(fast: bool) -> None:
-        masks = perlin_masks(2 * batch, forward.size, 0.2, rng)
-        if fast:
-            masked = Masked.of(masks)
-            noise = 0.015 * torch.randn(len(masked.where), model.channels, generator=rng)
-            maps, scores = forward(*cached, masked, noise)
-        else:
-            noise = 0.015 * torch.randn(2 * batch, model.channels, *forward.size, generator=rng)
-            with torch.no_grad():
-                layers = model.trunk(images)
-            maps, scores = model.noisy_forward(*layers, masks[:, None].float(), noise)
-            maps = maps[:, 0]
-        optimizer.zero_grad(set_to_none=True)
-        (map_loss(maps, masks) + focal(scores, masks.flatten(1).any(1))).backward()
-        optimizer.step()
-
-    return _in_turns({"plain": lambda: step(False), "fast": lambda: step(True)}, batch, cycles)
-
-
-def _in_turns(forms: dict[str, Callable[[], Any]], batch: int, cycles: int) -> dict[str, list[float]]:
-    for run in forms.values():  # warm-up
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(cycles):
-        for name, run in forms.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append((time.perf_counter() - start) / batch)
-    return seconds
-
-
-MEASUREMENTS: dict[str, tuple[Callable[[str, int, int], dict[str, list[float]]], int]] = {
-    "latency_batch1": (inference, 1),
-    "throughput_batch16": (inference, 16),
-    "training_step_batch8": (training, 8),
-}
-
-
-def rows(measurement: str, backbone: str, seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Table rows of one measurement: medians, spread, and how many times faster than the plain form."""
-    batch = MEASUREMENTS[measurement][1]
-    throughput = measurement.startswith("throughput")
-    machine = (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}, float32"
-    )
-    plain = statistics.median(seconds["plain"])
-    table = []
-    for variant, times in seconds.items():
-        values = sorted(1 / t if throughput else 1000 * t for t in times)
-        table.append(
-            {
-                "measurement": measurement,
-                "backbone": backbone,
-                "variant": variant,
-                "batch": batch,
-                "image_size": SIDE,
-                "value": f"{statistics.median(values):.4g}",
-                "unit": "images/s" if throughput else "ms/image",
-                "spread_low": f"{values[0]:.4g}",
-                "spread_high": f"{values[-1]:.4g}",
-                "ratio_to_plain": f"{plain / statistics.median(times):.3g}",
-                "conditions": f"{SIDE}x{SIDE}, batch {batch}, median of {len(times)} turns, {machine}, random weights",
-            }
-        )
+def read(path: Path) -> pd.DataFrame:
+    """A written table, with numbers where numbers belong."""
+    table = pd.read_csv(path, keep_default_na=False, na_values={"ratio_to_plain": [""], "images": [""]})
+    if missing := [column for column in COLUMNS if column not in table.columns]:
+        raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run python -m ssn_core.bench again")
     return table
 
 
-def main() -> int:
-    """Command line: every measurement in a process of its own, unless one is named."""
-    parser = argparse.ArgumentParser(prog="python -m ssn_core.bench", description=__doc__)
-    parser.add_argument("--cycles", type=int, default=7, help="timed turns of each form")
-    parser.add_argument("--backbones", nargs="+", default=BACKBONES, choices=BACKBONES)
-    parser.add_argument("--output", type=Path, default=project_root() / "figures" / "bench" / "bench.csv")
-    parser.add_argument("--one", nargs=2, metavar=("MEASUREMENT", "BACKBONE"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        measure, batch = MEASUREMENTS[options.one[0]]
-        print(json.dumps(measure(options.one[1], batch, options.cycles)))
-        return 0
+def _line(row: dict[str, Any]) -> str:
+    ratio = f"{row['ratio_to_plain']}x" if row["ratio_to_plain"] else ""
+    where = f"{row['measurement']:28s} {row['experiment']:16s} {row['backbone']:18s} {row['variant']:14s}"
+    return f"{where} {row['value']:>8s} {row['unit']:12s} {ratio:>7s}  {row['conditions'].partition(', median')[0]}"
+
+
+class _Process:
+    """One form in a process of its own."""
+
+    def __init__(self, form: Form, peers: Path | None) -> None:
+        self.form = form
+        python = [str(peers), "-W", "ignore"] if form.variant == "anomalib" else [sys.executable]
+        self.process = subprocess.Popen(
+            [*python, "-m", "ssn_core.bench_process"], cwd=project_root(), text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self._send(dataclasses.asdict(form))
+
+    def _send(self, command: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has stopped; the missing answer says so
+            self.process.stdin.write(json.dumps(command) + "\n")
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer."""
+        self._send(command)
+        if not (answer := self.process.stdout.readline()):
+            raise InputError(f"the benchmark's process of {self.form} stopped; its own message stands above")
+        return json.loads(answer)
+
+    def end(self) -> None:
+        """Let it go."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def _measured(group: Group, settings: Settings, peers: Path | None) -> list[dict[str, Any]]:
+    processes = [_Process(form, peers) for form in group.forms]
     table: list[dict[str, Any]] = []
-    for backbone in options.backbones:
-        for measurement in MEASUREMENTS:
-            command = [sys.executable, "-m", "ssn_core.bench", "--one", measurement, backbone]
-            command += ["--cycles", str(options.cycles)]
-            answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            table += rows(measurement, backbone, json.loads(answer.stdout))
-            form, ratio = table[-1]["variant"], table[-1]["ratio_to_plain"]
-            print(f"{measurement:22s} {backbone:20s} {form} runs at {ratio} times the plain form's speed", flush=True)
-    print(f"table: {write_csv(options.output, table, COLUMNS)}")
+    try:
+        for i, (measurement, point) in enumerate(group.points):
+            for process in processes:
+                process.ask(point=dataclasses.asdict(point))
+            seconds, started = [[] for _ in processes], time.monotonic()
+            while len(seconds[0]) < settings.turns:
+                for process, times in zip(processes, seconds, strict=True):
+                    times.append(process.ask(turn=True)["seconds"])
+                if len(seconds[0]) >= _LEAST_TURNS and time.monotonic() - started > settings.seconds:
+                    break
+            peaks = [process.ask(peak=True)["peak"] for process in processes]
+            table += rows(group, measurement, point, seconds, peaks)
+            if i == 0 and group.forms[0].kind in ("inference", "training") and not point.images:
+                table += fact_rows(group, measurement, point, [process.ask(facts=True) for process in processes])
+    finally:
+        for process in processes:
+            process.end()
+    return table
+
+
+def rows(
+    group: Group, measurement: str, point: Point, seconds: Sequence[Sequence[float]], peaks: Sequence[float | None]
+) -> list[dict[str, Any]]:
+    """Rows of one point: the time of each form, then the memory; ratios compare medians with the first form's."""
+    unit, scale = _unit(measurement, point)
+    samples = [[scale / s if unit in _RATES else scale * s for s in times] for times in seconds]
+    table = _table_rows(group, measurement, point, unit, samples)
+    if None not in peaks and group.forms[0].kind != "machine":
+        table += _table_rows(group, f"memory_{measurement}", point, "MB", [[peak / 1e6] for peak in peaks])
+    return table
+
+
+def fact_rows(group: Group, measurement: str, point: Point, facts: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+    """Rows of what is counted and not timed: operations and bytes an image, parameters, rounding errors."""
+    suffix = "_training" if group.forms[0].kind == "training" else ""
+    table = _table_rows(group, f"operations{suffix}", point, "GFLOP/image", [[f["flops"] / 1e9] for f in facts])
+    table += _table_rows(group, f"traffic{suffix}", point, "MB/image", [[f["traffic"] / 1e6] for f in facts])
+    for name, unit in (("parameters", "M"), ("error", "of the map's deviation")):
+        of = [
+            (form, f[name] / (1e6 if unit == "M" else 1))
+            for form, f in zip(group.forms, facts, strict=True)
+            if name in f
+        ]
+        part = dataclasses.replace(group, forms=[form for form, _ in of])
+        table += _table_rows(part, name, point, unit, [[value] for _, value in of])
+    return table
+
+
+def _unit(measurement: str, point: Point) -> tuple[str, float]:
+    """Unit, and the factor from seconds to it (a rate: what is divided by the seconds)."""
+    if measurement.startswith("throughput"):
+        return "images/s", point.batch
+    if measurement == "machine_product":
+        return "GFLOP/s", 2 * point.size[0] ** 3 / 1e9
+    if measurement == "machine_copy":
+        return "GB/s", 2 * 4 * point.size[0] * point.size[1] / 1e9  # float32, read and written
+    if point.images:
+        return "s", 1.0
+    return "ms/image", 1e3 / point.batch
+
+
+def _table_rows(
+    group: Group, measurement: str, point: Point, unit: str, samples: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    reference = statistics.median(samples[0]) if samples else 0.0
+    table = []
+    for form, values in zip(group.forms, samples, strict=True):
+        median = statistics.median(values)
+        ratio = median / reference if unit in _RATES else reference / median if median else 0.0
+        size = {"batch": point.batch, "height": point.size[0], "width": point.size[1], "images": point.images or ""}
+        row = {"group": group.name, "measurement": measurement, "experiment": form.experiment} | size
+        row |= {"backbone": form.backbone, "variant": form.variant, "device": form.device, "unit": unit}
+        row |= {"value": f"{median:.4g}", "spread_low": f"{min(values):.4g}", "spread_high": f"{max(values):.4g}"}
+        row |= {"ratio_to_plain": f"{ratio:.3g}" if len(samples) > 1 else ""}
+        table.append(row | {"conditions": _conditions(form, point, len(values))})
+    return table
+
+
+def _conditions(form: Form, point: Point, turns: int) -> str:
+    size = "x".join(map(str, point.size))
+    parts = [f"{point.images} images of {size}" if point.images else size]
+    if form.kind in ("inference", "training"):
+        parts.append(f"batch {point.batch}")
+    parts.append(f"median of {turns} turns" if turns > 1 else "once")
+    if form.device.startswith("cuda"):
+        parts.append(torch.cuda.get_device_name())
+    else:
+        parts.append(f"{platform.machine()}, {torch.get_num_threads()} threads")
+    return ", ".join([*parts, f"torch {torch.__version__.split('+')[0]}"])
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m ssn_core.bench", description=__doc__)
+    parser.add_argument("--profile", default="cpu", help="what to measure, and where the table goes")
+    parser.add_argument("--only", default="", metavar="TEXT", help="groups whose name holds this text")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="python of an environment that has anomalib")
+    parser.add_argument("--device")
+    options = parser.parse_args()
+    try:
+        profile = load_profile(options.profile)
+        measure(profile, options.device, again=True, only=options.only, peers=options.peers)
+    except InputError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    print(f"table: {profile.figures / FILE}")
     return 0
 
 

@@ -17,10 +17,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import InputError
 from .models import BLUR_SIGMA, Detector, GapCamNet, SimpleNet
-from .tiles import BANDS, Tile, TiledConv, Tiling, join
+from .tiles import Tile, TiledConv, Tiling, join
 from .upscale import border_bias, map_matrices
 
-_TRUNK_BATCH = 4  # images whose trunk activations still suit a processor's caches and allocator
+_PART = 4  # images whose activations still suit a processor's caches and allocator, and share the cost of a call
 _BLOCK = 512  # hidden channels at a time, for the same reason
 
 
@@ -98,7 +98,7 @@ class FoldedDetector(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) -> anomaly map logits (B, H, W), image logits (B,)."""
         outputs = []
-        for part in _parts(images, _TRUNK_BATCH):
+        for part in _parts(images):
             layers = self.trunk(part.contiguous(memory_format=torch.channels_last))
             outputs.append(self.heads(*(f.permute(0, 2, 3, 1) for f in layers), images.shape[-2:]))
         return _cat(outputs)
@@ -107,7 +107,7 @@ class FoldedDetector(nn.Module):
         """From the trunk's layers, (B, h2, w2, C2) and (B, h3, w3, C3), channels last."""
         if tuple(image_size) != self.sizes.image_size:
             self.sizes = self._fitted(layer2, layer3, tuple(image_size))
-        pairs = zip(_parts(layer2, 1), _parts(layer3, 1), strict=True)
+        pairs = zip(_parts(layer2), _parts(layer3), strict=True)
         return _cat([self._heads(*(layer.permute(0, 3, 1, 2) for layer in pair)) for pair in pairs])
 
     def _fitted(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> _Sizes:
@@ -176,14 +176,16 @@ class _Sizes(nn.Module):
         self.image_size = image_size
         self.feature_size = tuple(upscaling * side for side in size2)
         shapes = (size2, size3, self.feature_size)
-        self.tilings = nn.ModuleDict({f"{k}x{b}": Tiling(*shapes, k, b) for k in kernels for b in (1, BANDS)})
+        self.tilings = nn.ModuleDict(
+            {f"{k}{whole}": Tiling(*shapes, k, whole) for k in kernels for whole in (True, False)}
+        )
         along_y, along_x = map_matrices(self.feature_size, image_size, BLUR_SIGMA)
         self.register_buffer("along_y", along_y, persistent=False)
         self.register_buffer("along_x", along_x, persistent=False)
         self.register_buffer("border", None)
 
     def tiling(self, taps: int, whole: bool) -> Tiling:
-        return self.tilings[f"{taps}x{1 if whole else BANDS}"]
+        return self.tilings[f"{taps}{whole}"]
 
     def resize(self, low_map: Tensor) -> Tensor:
         """(B, h, w) -> (B, H, W): bilinear and Gaussian blur."""
@@ -192,12 +194,12 @@ class _Sizes(nn.Module):
 
 def _whole(batch: Tensor) -> bool:
     """A GPU, a compiler and an exporter want few large operations; a processor wants small ones, whose operands fit
-    its caches: one image after the other, tile by tile."""
+    its caches: a few images at a time, tile by tile."""
     return batch.device.type != "cpu" or torch.compiler.is_compiling()
 
 
-def _parts(batch: Tensor, images: int) -> tuple[Tensor, ...]:
-    return (batch,) if _whole(batch) else batch.split(images)
+def _parts(batch: Tensor) -> tuple[Tensor, ...]:
+    return (batch,) if _whole(batch) else batch.split(_PART)
 
 
 def _cat(outputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

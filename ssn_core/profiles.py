@@ -18,7 +18,7 @@ from .store import RunResult, find_run, run
 from .synthetic import make_synthetic
 from .trunk import weights_path
 
-_KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments"}
+_KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Profile:
     skip_unavailable: bool
     defaults: dict[str, Any]
     experiments: dict[str, dict[str, Any] | list[dict[str, Any]]]
+    bench: dict[str, Any]  # see ssn_core.bench.Settings
 
     def configs(self, experiment: str) -> list[RunConfig]:
         """Every configuration of one experiment of the profile: its categories times its seeds (times its betas)."""
@@ -127,7 +128,7 @@ def _checked(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or (wrong := sorted(set(map(str, raw)) ^ _KEYS)):
         bad = ", ".join(wrong) if isinstance(raw, dict) else "none"
         raise InputError(f"{path}: keys {bad} are unknown or missing; a profile has {', '.join(sorted(_KEYS))}")
-    if bad := [key for key in ("defaults", "experiments") if not isinstance(raw[key], dict)]:
+    if bad := [key for key in ("defaults", "experiments", "bench") if not isinstance(raw[key], dict)]:
         raise InputError(f"{path}: {bad[0]} must be a mapping of names to values")
     if wrong := sorted(set(map(str, raw["experiments"])) - set(PRESETS)):
         raise InputError(f"{path}: unknown experiments {', '.join(wrong)}; choose from {', '.join(PRESETS)}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .upscale import shifted_stack, upscale_matrix
 
-BANDS = 4  # per axis on a processor; more would save little arithmetic and cost calls
+BAND = 24  # outputs of a band on a processor; smaller ones would save little arithmetic and cost calls
 
 Tile = tuple[slice, slice, Tensor]  # rows, columns, values (n, rows, columns, O)
 
@@ -26,9 +26,10 @@ class _Bands(nn.Module):
     Matrices (k, outputs, cells), or with ``taps_last`` (outputs, cells * k) and windows that count taps.
     """
 
-    def __init__(self, n_in: int, n_out: int, taps: int, bands: int, taps_last: bool) -> None:
+    def __init__(self, n_in: int, n_out: int, taps: int, whole: bool, taps_last: bool) -> None:
         super().__init__()
         stack = shifted_stack(upscale_matrix(n_in, n_out), taps)
+        bands = 1 if whole else max(1, round(n_out / BAND))
         self.windows: list[slice] = []
         for i, band in enumerate(stack.split(-(-n_out // bands), dim=1)):
             read = band.flatten(0, 1).any(0).nonzero()
@@ -44,15 +45,16 @@ class _Bands(nn.Module):
 
 
 class Tiling(nn.Module):
-    """The bands of both layers and axes for one kernel size (``taps``) and one pair of layer sizes."""
+    """The bands of both layers and axes for one kernel size (``taps``) and one pair of layer sizes; ``whole``: a single
+    band an axis."""
 
     def __init__(
-        self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int, bands: int
+        self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int, whole: bool
     ) -> None:
         super().__init__()
         for layer, size in ((2, size2), (3, size3)):
-            self.add_module(f"y{layer}", _Bands(size[0], size_out[0], taps, bands, taps_last=False))
-            self.add_module(f"x{layer}", _Bands(size[1], size_out[1], taps, bands, taps_last=True))
+            self.add_module(f"y{layer}", _Bands(size[0], size_out[0], taps, whole, taps_last=False))
+            self.add_module(f"x{layer}", _Bands(size[1], size_out[1], taps, whole, taps_last=True))
 
 
 class TiledConv(nn.Module):

@@ -1,0 +1,210 @@
+"""What the benchmark times: every form of one computation, each in a process of its own that waits for its turn.
+
+Weights are random and images are noise: speed depends on neither.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .config import preset
+from .fast import FastForward, Masked
+from .fold import fold
+from .losses import focal, map_loss
+from .metrics import METRICS, aupro, evaluate
+from .models import Detector, build_model
+from .noise import perlin_masks
+
+RUN_EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
+_PRECISIONS = {"fold_half": torch.float16, "fold_bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Form:
+    """Which computation a process makes. ``experiment``: a preset, or what is measured; ``variant``: which form."""
+
+    kind: str
+    experiment: str
+    backbone: str
+    variant: str
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Point:
+    """At which size: ``images`` counts the images of a whole training, or maps; 0 where only a batch matters."""
+
+    batch: int
+    size: tuple[int, int]
+    images: int = 0
+
+
+class Inference:
+    """One forward of a detector, from images in main memory to logits there: transfers to a device and back count.
+    On a CUDA device everything runs in half precision, as in the course report."""
+
+    def __init__(self, form: Form) -> None:
+        self.device = torch.device(form.device)
+        model = make_model(form).eval()
+        self.facts = {"parameters": sum(p.numel() for p in model.parameters())}
+        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self.model: nn.Module = model
+        if form.variant != "plain":
+            self.model = fold(model)
+        if form.variant in _PRECISIONS:
+            self.dtype = _PRECISIONS[form.variant]
+            self.facts["error"] = _rounding(self.model, self.dtype)
+        self.model = self.model.to(self.device, self.dtype)
+
+    def prepare(self, point: Point) -> Callable[[], Any]:
+        images = torch.randn(point.batch, 3, *point.size)
+        return torch.no_grad()(lambda: [x.cpu() for x in self.model(images.to(self.device, self.dtype))])
+
+
+def _rounding(model: nn.Module, dtype: torch.dtype) -> float:
+    """Largest difference of the map's logits to float32, over their standard deviation."""
+    images = torch.randn(1, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact, rough = model(images)[0], copy.deepcopy(model).to(dtype)(images.to(dtype))[0].float()
+    return float((rough - exact).abs().max() / exact.std())
+
+
+class Training:
+    """One optimiser step, or a whole training of ``images`` images: the plain form recomputes the trunk for every
+    batch, the fast one computes it once an image and reads the cache."""
+
+    def __init__(self, form: Form) -> None:
+        self.device, self.fast = torch.device(form.device), form.variant == "fast"
+        self.model = make_model(form).to(self.device).train()
+        self.facts: dict[str, float] = {}
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-4)
+        self.rng = torch.Generator().manual_seed(0)
+
+    def prepare(self, point: Point) -> Callable[[], Any]:
+        batches = max(1, point.images // point.batch)
+        images = [torch.randn(point.batch, 3, *point.size) for _ in range(batches)]
+        cached = [self._trunk(images[0])]
+        self.forward = FastForward(self.model, *(tuple(layer.shape[1:3]) for layer in cached[0]))
+        if not point.images:
+            return lambda: self._step(images[0], cached[0])
+        return lambda: self._run(images)
+
+    def _run(self, images: list[Tensor]) -> None:
+        cached = [self._trunk(part) if self.fast else () for part in images]
+        for _ in range(RUN_EPOCHS):
+            for part, layers in zip(images, cached, strict=True):
+                self._step(part, layers)
+
+    @torch.no_grad()
+    def _trunk(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layer.permute(0, 2, 3, 1).contiguous() for layer in self.model.trunk(images.to(self.device)))
+
+    def _step(self, images: Tensor, cached: tuple[Tensor, ...]) -> None:
+        copies, size, channels = 2 * len(images), self.forward.size, self.model.channels
+        masks = perlin_masks(copies, size, 0.2, self.rng)
+        if self.fast:
+            masked = Masked.of(masks, self.device)
+            noise = 0.015 * torch.randn(len(masked.where), channels, generator=self.rng).to(self.device)
+            maps, scores = self.forward(*cached, masked, noise)
+        else:
+            noise = 0.015 * torch.randn(copies, channels, *size, generator=self.rng).to(self.device)
+            with torch.no_grad():
+                layers = self.model.trunk(images.to(self.device))
+            maps, scores = self.model.noisy_forward(*layers, masks[:, None].float().to(self.device), noise)
+            maps = maps[:, 0]
+        masks = masks.to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        (map_loss(maps, masks) + focal(scores, masks.flatten(1).any(1))).backward()
+        self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def make_model(form: Form) -> Detector:
+    """The untrained detector of a form; its trunk has random weights."""
+    return build_model(preset(form.experiment, backbone=form.backbone), pretrained=False)
+
+
+class Metrics:
+    """All seven metrics ("seven"), or AUPRO alone, of ``images`` maps of which every second has two square defects."""
+
+    def __init__(self, form: Form) -> None:
+        self.aupro, self.exact, self.facts = form.experiment == "aupro", form.variant == "exact", {}
+
+    def prepare(self, point: Point) -> Callable[[], Any]:
+        scores, maps, labels, masks = draw_maps(point)
+        if self.aupro:
+            return lambda: aupro(maps, masks)
+        return (lambda: evaluate(scores, maps, labels, masks)) if self.exact else (
+            lambda: scikit_learn_metrics(scores, maps, labels, masks)
+        )  # fmt: skip
+
+
+def draw_maps(point: Point) -> tuple[np.ndarray, ...]:
+    """Scores (n,), float32 maps (n, H, W), labels (n,), masks (n, H, W); maps are a little higher in defects."""
+    rng = np.random.default_rng(0)
+    (h, w), n = point.size, point.images
+    labels, masks = np.arange(n) % 2, np.zeros((n, h, w), bool)
+    side = max(2, min(h, w) // 10)
+    for mask in masks[1::2]:
+        for half in (slice(0, w // 2 - side - 1), slice(w // 2, w - side)):
+            y, x = rng.integers(0, h - side), rng.integers(half.start, half.stop)
+            mask[y : y + side, x : x + side] = True
+    maps = rng.standard_normal((n, h, w), dtype=np.float32)
+    maps[masks] += 1
+    return labels + rng.standard_normal(n), maps, labels, masks
+
+
+def scikit_learn_metrics(scores: np.ndarray, maps: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> dict:
+    """The seven metrics as they are usually computed: scikit-learn on everything, one ROC curve a region for AUPRO."""
+    from scipy import ndimage
+    from sklearn.metrics import auc, average_precision_score, roc_auc_score, roc_curve
+
+    peaks, grid, overlaps = maps.max((1, 2)), np.linspace(0, 0.3, 1001), []
+    normal = maps[~masks]
+    for image, mask in zip(maps, masks, strict=True):
+        regions, found = ndimage.label(mask, np.ones((3, 3)))
+        for region in range(1, found + 1):
+            inside = image[regions == region]
+            truth = np.r_[np.ones(len(inside)), np.zeros(len(normal))]
+            overlaps.append(np.interp(grid, *roc_curve(truth, np.r_[inside, normal])[:2]))
+    values = [f(labels, s) for s in (scores, peaks) for f in (roc_auc_score, average_precision_score)]
+    pixels = (masks.ravel(), maps.ravel())
+    values += [roc_auc_score(*pixels), auc(grid, np.mean(overlaps, axis=0)) / 0.3, average_precision_score(*pixels)]
+    return dict(zip(METRICS, values, strict=True))
+
+
+class Machine:
+    """What the processor can do at best: a large matrix product (operations), a large copy (bytes)."""
+
+    def __init__(self, form: Form) -> None:
+        self.copy, self.device, self.facts = form.variant == "copy", torch.device(form.device), {}
+
+    def prepare(self, point: Point) -> Callable[[], Any]:
+        side = point.size[0]
+        a, b = torch.randn(2, side, side, device=self.device)
+        out = torch.empty_like(a)
+
+        def call() -> None:
+            out.copy_(a) if self.copy else torch.mm(a, b, out=out)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return call
+
+
+def make(form: Form) -> Any:
+    """The subject of a form; peers' are made from a package that only their own environment has."""
+    if form.variant == "anomalib":
+        from . import bench_peers
+
+        return bench_peers.make(form)
+    kinds = {"inference": Inference, "training": Training, "metrics": Metrics, "machine": Machine}
+    return kinds[form.kind](form)

@@ -1,0 +1,92 @@
+"""What the benchmark measures: forms that take turns, at which sizes, by the key ``bench`` of a profile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .bench_forms import Form, Point
+from .config import PRESETS
+from .errors import InputError
+from .profiles import Profile
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The key ``bench`` of a profile: which models at which sizes, and how long.
+
+    ``models`` and ``training`` hold pairs [experiment, backbone]; of the second model and the first training the cost
+    is also measured as it grows with the image's side, the batch and the number of training images. ``maps``: (count,
+    height, width) for the comparison with scikit-learn, ``scale`` the same for the exact form alone.
+    """
+
+    side: int
+    turns: int
+    seconds: float
+    models: list[list[str]]
+    training: list[list[str]]
+    precisions: list[str]
+    sides: list[int]
+    batches: list[int]
+    images: list[int]
+    maps: list[int]
+    scale: list[int]
+
+    @classmethod
+    def of(cls, profile: Profile) -> Settings:
+        """Raises :class:`InputError` for a key that is unknown or missing and an experiment that is no preset."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if wrong := sorted(set(profile.bench) ^ known):
+            raise InputError(f"profile {profile.name!r}: bench: keys {', '.join(wrong)} are unknown or missing")
+        settings = cls(**profile.bench)
+        if unknown := [name for name, _ in (*settings.models, *settings.training) if name not in PRESETS]:
+            raise InputError(f"profile {profile.name!r}: bench: unknown experiments {', '.join(unknown)}")
+        return settings
+
+
+@dataclass(frozen=True)
+class Group:
+    """Forms that take turns, the one that the others are compared with first, and the points: (measurement, point)."""
+
+    name: str
+    forms: list[Form]
+    points: list[tuple[str, Point]]
+
+
+def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
+    """Everything that a profile measures, in order."""
+    square = (settings.side, settings.side)
+
+    def group(kind: str, model: Sequence[str], variants: Iterable[str], points: Iterable[tuple[str, Point]], name: str):
+        forms = [Form(kind, *model, variant, device) for variant in variants]
+        return Group(" ".join(filter(None, (name, *model))), forms, list(points))
+
+    def others(experiment: str) -> list[str]:
+        return ["anomalib"] if peers and experiment in ("baseline", "scenario_a") else []
+
+    product, copy = Point(1, (2048, 2048)), Point(1, (4096, 4096))
+    groups = [
+        group("machine", ("", ""), ["product"], [("machine_product", product)], "machine product"),
+        group("machine", ("", ""), ["copy"], [("machine_copy", copy)], "machine copy"),
+    ]
+    for i, model in enumerate(settings.models):
+        points = [("latency_batch1", Point(1, square)), ("throughput_batch16", Point(16, square))]
+        if i == 1:
+            points += [("growth_side", Point(1, (side, side))) for side in settings.sides]
+            points += [("growth_batch", Point(batch, square)) for batch in settings.batches]
+        groups.append(group("inference", model, ["plain", "fold", *others(model[0])], points, "inference"))
+    if settings.precisions:
+        variants = ["fold", *settings.precisions]
+        groups.append(group("inference", settings.models[1], variants, [("precision", Point(1, square))], "precision"))
+    for model in settings.training:
+        points = [("training_step_batch8", Point(8, square))]
+        groups.append(group("training", model, ["plain", "fast", *others(model[0])], points, "training"))
+    runs = [("training_run", Point(4, square, images)) for images in settings.images]
+    groups.append(group("training", settings.training[0], ["plain", "fast"], runs, "training run"))
+    maps, scale = (Point(1, (h, w), n) for n, h, w in (settings.maps, settings.scale))
+    groups.append(group("metrics", ("seven", ""), ["scikit_learn", "exact"], [("metrics", maps)], "metrics"))
+    if peers:
+        groups.append(group("metrics", ("aupro", ""), ["anomalib", "exact"], [("aupro", maps)], "metrics"))
+    groups.append(group("metrics", ("seven", ""), ["exact"], [("metrics_scale", scale)], "metrics at scale"))
+    return groups

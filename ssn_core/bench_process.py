@@ -1,0 +1,82 @@
+"""The process of one form of the benchmark: ``python -m ssn_core.bench_process`` waits for its turns."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .bench_forms import Form, Point, make
+from .counts import count
+
+_TURN_SECONDS = 0.3  # a turn repeats a shorter call until it has lasted so long
+
+
+def serve() -> None:
+    """The process of one form: reads commands, one JSON object a line, and answers each with one."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    form = Form(**json.loads(sys.stdin.readline()))
+    before = _memory("VmRSS")
+    subject = make(form)
+    gc.collect()
+    call: Callable[[], Any] = lambda: None  # noqa: E731
+    point, repeats = Point(1, (0, 0)), 1
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer: dict[str, Any] = {}
+        if "point" in command:
+            point = Point(**{**command["point"], "size": tuple(command["point"]["size"])})
+            call = subject.prepare(point)
+            _reset_peak(form.device)
+            repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))  # the first call is the warm-up
+        elif "turn" in command:
+            answer["seconds"] = _seconds(call, repeats)
+        elif "facts" in command:
+            work = count(call)
+            answer |= subject.facts | {"flops": work.flops / point.batch, "traffic": work.traffic / point.batch}
+        else:
+            answer["peak"] = _peak(form.device, before)
+        print(json.dumps(answer), file=answers)
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def _reset_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").is_file():
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is in use
+
+
+def _peak(device: str, before: int | None) -> float | None:
+    """Bytes: on a CUDA device what tensors took at most, not what the allocator reserved (erratum 9); on a processor
+    the process's own growth since before the model was made, or None where the system does not tell."""
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated())
+    peak = _memory("VmHWM")
+    return None if before is None or peak is None else float(peak - before)
+
+
+def _memory(key: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(key)), None)
+
+
+if __name__ == "__main__":
+    serve()
