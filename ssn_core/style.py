@@ -66,9 +66,14 @@ _METHODS: dict[str, tuple[str, str]] = {
 }
 
 
+def experiment_label(experiment: str, language: str = "en") -> str:
+    """The name of an experiment to print."""
+    return _METHODS[experiment][_index(language)]
+
+
 def method_label(config: RunConfig, language: str = "en") -> str:
     """The method's name to print; learned noise v2 carries its bound."""
-    name = _METHODS[config.experiment][_index(language)]
+    name = experiment_label(config.experiment, language)
     return f"{name}, β = {config.beta:g}" if config.experiment == "learned_noise_v2" else name
 
 
