@@ -2,6 +2,7 @@
 # PYTHON=/path/to/python uses an environment of your own (conda, Kaggle) instead of .venv and installs nothing.
 
 PROFILE ?= demo
+BENCH ?= $(if $(filter demo,$(PROFILE)),cpu,$(PROFILE))
 VENV := .venv
 ifdef PYTHON
   PY := $(PYTHON)
@@ -31,8 +32,17 @@ test: $(READY)   ## lint and run every test
 	$(PY) -m ruff format --check ssn_core tests notebooks
 	$(PY) -m pytest
 
-bench: $(READY)  ## print speed ratios against the plain form, measured in one run
-	$(PY) -m ssn_core.bench
+bench: $(READY)  ## print speed ratios measured in one run (PEERS=1: with anomalib, in build/peers)
+	$(PY) -m ssn_core.bench --profile $(BENCH) $(if $(PEERS),--peers build/peers/bin/python)
+
+ifdef PEERS
+bench: build/peers/.ready
+endif
+
+build/peers/.ready:
+	python3 -m venv build/peers
+	build/peers/bin/python -m pip install --editable . "anomalib>=2,<3"
+	@touch $@
 
 $(VENV)/.ready: pyproject.toml
 	@echo "making the environment in $(VENV) (a few minutes the first time)"

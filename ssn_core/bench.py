@@ -150,17 +150,19 @@ def rows(
 
 def fact_rows(group: Group, measurement: str, point: Point, facts: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     """Rows of what is counted and not timed: operations and bytes an image, parameters, rounding errors."""
-    suffix = "_training" if group.forms[0].kind == "training" else ""
-    table = _table_rows(group, f"operations{suffix}", point, "GFLOP/image", [[f["flops"] / 1e9] for f in facts])
-    table += _table_rows(group, f"traffic{suffix}", point, "MB/image", [[f["traffic"] / 1e6] for f in facts])
-    for name, unit in (("parameters", "M"), ("error", "of the map's deviation")):
-        of = [
-            (form, f[name] / (1e6 if unit == "M" else 1))
-            for form, f in zip(group.forms, facts, strict=True)
-            if name in f
+    kinds = [("error", "error", "of the map's deviation", 1)]
+    if measurement != "precision":
+        suffix = "_training" if group.forms[0].kind == "training" else ""
+        kinds = [("parameters", "parameters", "M", 1e6)]
+        kinds += [
+            (f"operations{suffix}", "flops", "GFLOP/image", 1e9),
+            (f"traffic{suffix}", "traffic", "MB/image", 1e6),
         ]
+    table = []
+    for name, key, unit, scale in kinds:
+        of = [(form, [f[key] / scale]) for form, f in zip(group.forms, facts, strict=True) if key in f]
         part = dataclasses.replace(group, forms=[form for form, _ in of])
-        table += _table_rows(part, name, point, unit, [[value] for _, value in of])
+        table += _table_rows(part, name, point, unit, [values for _, values in of])
     return table
 
 

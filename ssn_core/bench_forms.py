@@ -65,7 +65,12 @@ class Inference:
 
     def prepare(self, point: Point) -> Callable[[], Any]:
         images = torch.randn(point.batch, 3, *point.size)
-        return torch.no_grad()(lambda: [x.cpu() for x in self.model(images.to(self.device, self.dtype))])
+
+        def forward() -> list[Tensor]:
+            return [x.cpu() for x in self.model(images.to(self.device, self.dtype))]
+
+        self.counted = torch.no_grad()(forward)  # inference mode hides the operations from counting
+        return torch.inference_mode()(forward)
 
 
 def _rounding(model: nn.Module, dtype: torch.dtype) -> float:

@@ -40,12 +40,12 @@ class Inference:
     def prepare(self, point: Point) -> Callable[[], Any]:
         images = torch.randn(point.batch, 3, *point.size)
 
-        @torch.no_grad()
-        def call() -> None:
+        def forward() -> None:
             out = self.model(images.to(self.device, self.dtype))
             out.anomaly_map.cpu(), out.pred_score.cpu()
 
-        return call
+        self.counted = torch.no_grad()(forward)
+        return torch.inference_mode()(forward)
 
 
 class Training:

@@ -11,6 +11,9 @@ from .config import PRESETS
 from .errors import InputError
 from .profiles import Profile
 
+#: networks that anomalib has too
+_SHARED = (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -62,8 +65,8 @@ def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
         forms = [Form(kind, *model, variant, device) for variant in variants]
         return Group(" ".join(filter(None, (name, *model))), forms, list(points))
 
-    def others(experiment: str) -> list[str]:
-        return ["anomalib"] if peers and experiment in ("baseline", "scenario_a") else []
+    def others(model: Sequence[str]) -> list[str]:
+        return ["anomalib"] if peers and tuple(model) in _SHARED else []
 
     product, copy = Point(1, (2048, 2048)), Point(1, (4096, 4096))
     groups = [
@@ -75,13 +78,13 @@ def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
         if i == 1:
             points += [("growth_side", Point(1, (side, side))) for side in settings.sides]
             points += [("growth_batch", Point(batch, square)) for batch in settings.batches]
-        groups.append(group("inference", model, ["plain", "fold", *others(model[0])], points, "inference"))
+        groups.append(group("inference", model, ["plain", "fold", *others(model)], points, "inference"))
     if settings.precisions:
         variants = ["fold", *settings.precisions]
         groups.append(group("inference", settings.models[1], variants, [("precision", Point(1, square))], "precision"))
     for model in settings.training:
         points = [("training_step_batch8", Point(8, square))]
-        groups.append(group("training", model, ["plain", "fast", *others(model[0])], points, "training"))
+        groups.append(group("training", model, ["plain", "fast", *others(model)], points, "training"))
     runs = [("training_run", Point(4, square, images)) for images in settings.images]
     groups.append(group("training", settings.training[0], ["plain", "fast"], runs, "training run"))
     maps, scale = (Point(1, (h, w), n) for n, h, w in (settings.maps, settings.scale))

@@ -40,7 +40,7 @@ def serve() -> None:
         elif "turn" in command:
             answer["seconds"] = _seconds(call, repeats)
         elif "facts" in command:
-            work = count(call)
+            work = count(getattr(subject, "counted", call))
             answer |= subject.facts | {"flops": work.flops / point.batch, "traffic": work.traffic / point.batch}
         else:
             answer["peak"] = _peak(form.device, before)

@@ -161,7 +161,7 @@ def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:
     if source == "speed":
         rows = [row for row in rows if row["statistic"] == common["statistic"]]
     if not rows:
-        return Quantity(**common, value=None, command="python -m ssn_core.bench" if source == "bench" else None)
+        return Quantity(**common, value=None, command="make bench" if source == "bench" else None)
     row = rows[0]
     column = {"course": "value", "published": "mean", "log": common["statistic"]}.get(source, spec.get("column"))
     std, n = (row["std"], 5) if source == "published" else (None, None)  # published: five runs

@@ -33,7 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class RunConfig:
     """One training and its evaluation. The defaults are the baseline of the course report.
 
-    Sizes are (height, width) in pixels; ``noise_std`` is in the unit that ``noise_unit`` names: the features'
+    Sizes are (height, width) in pixels; ``noise_std`` and ``beta`` are in the unit of ``noise_unit``: the features'
     own scale (``absolute``, the paper's 0.015), or a multiple of the standard deviation of the trunk's
     features on the training set (``feature_std``) or of the adapted features (``adapted_std``).
     Unknown or contradictory values raise :class:`InputError` at construction, naming the field.
@@ -146,6 +146,11 @@ class RunConfig:
                 self.noise_unit == "adapted_std" and self.adaptor == "linear",
                 "noise_unit='adapted_std' is for adaptors that change the features' scale; "
                 "with adaptor='linear' use 'feature_std'",
+            ),
+            (
+                learned and self.noise_unit == "adapted_std",
+                f"noise={self.noise!r} with noise_unit='adapted_std': a generator's bound cannot follow features that "
+                "are being trained; use 'absolute' or 'feature_std'",
             ),
             (
                 learned and self.method != "supersimplenet",

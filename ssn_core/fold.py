@@ -21,7 +21,6 @@ from .tiles import Tile, TiledConv, Tiling, join
 from .upscale import border_bias, map_matrices
 
 _PART = 4  # images whose activations still suit a processor's caches and allocator, and share the cost of a call
-_BLOCK = 512  # hidden channels at a time, for the same reason
 
 
 def fold(model: Detector) -> FoldedDetector:
@@ -64,8 +63,7 @@ class FoldedDetector(nn.Module):
         weight, bias = _fold_bn(model.segmentation.conv, model.segmentation.bn)
         if self.adaptor is None:
             bias = bias + weight[:, :, 0, 0] @ adaptor_bias
-        blocks = zip(weight.split(_BLOCK), bias.split(_BLOCK), strict=True)
-        self.hidden = nn.ModuleList([self._conv(*block, adaptor) for block in blocks])
+        self.hidden = self._conv(weight, bias, adaptor)
         self._put(hidden_out=model.segmentation.project.weight.flatten())
 
     def _fold_response(self, model: Detector, adaptor: Tensor, adaptor_bias: Tensor) -> None:
@@ -140,12 +138,9 @@ class FoldedDetector(nn.Module):
         return anomaly_map, torch.cat(pooled, dim=1) @ self.score_weight + self.score_bias
 
     def _segmentation(self, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Tensor:
-        """Map logits (n, H, W); of the hidden channels only one block's tile exists at a time."""
-        total: Tensor | float = 0.0
-        for conv, out in zip(self.hidden, self.hidden_out.split(_BLOCK), strict=True):
-            tiles = self._tiles(conv, layers, adapted)
-            total = join((y, x, F.leaky_relu_(tile, 0.2) @ out) for y, x, tile in tiles) + total
-        return total
+        """Map logits (n, H, W); of the hidden channels only one tile exists at a time."""
+        tiles = self._tiles(self.hidden, layers, adapted)
+        return join((y, x, F.leaky_relu_(tile, 0.2) @ self.hidden_out) for y, x, tile in tiles)
 
     def _response(self, layers: tuple[Tensor, ...], adapted: Tensor | None, extra: Tensor | None) -> Iterator[Tile]:
         """The 5x5 convolution and ReLU, with ``extra`` (n, H, W, O) added in between."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import bench, efficiency
 from .config import RunConfig, preset
 from .errors import InputError
 from .metrics import METRICS
@@ -31,11 +32,10 @@ REFERENCE = {
     "published": "supersimplenet_published.csv",
     "speed": "supersimplenet_published_speed.csv",
 }
-_BENCH_COLUMNS = ["measurement", "backbone", "variant", "value", "unit", "ratio_to_plain", "conditions"]
 _NOT_OF_A_GROUP = ("seed", "eval_every")  # how often a run is looked at does not change it
 _COST = ("epochs", "batch_size", "adaptor_lr", "head_lr")
 _SEEDS = 3  # what the ledger asks for where seeds differ
-_FIGURE_FOLDERS = ("cpu", "demo")
+_REAL = ("cpu", "full")  # profiles on real data, the better one last
 
 
 def summarise(root: Path) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def summarise(root: Path) -> dict[str, Any]:
     runs = [_run(result) for result in results]
     seconds = _newest_commit(root, {run["revision"] for run in runs})
     groups = _groups(results, runs)
+    measured, derived = _bench(root)
     return {
         "timestamp": seconds or 0,
         "date": datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d") if seconds else None,
@@ -57,7 +58,8 @@ def summarise(root: Path) -> dict[str, Any]:
         "groups": groups,
         "commands": _commands(results),
         **{name: _reference(root, name) for name in REFERENCE},
-        "bench": _bench(root),
+        "bench": measured,
+        "derived": derived,
         "figures": _figures(root),
     }
 
@@ -222,23 +224,24 @@ def _log_statistics(log: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _bench(root: Path) -> list[dict[str, Any]]:
-    """Rows of every speed measurement in figures/bench; none where nothing was measured."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted((root / "figures" / "bench").glob("*.csv")):
-        table = pd.read_csv(path)
-        if missing := [c for c in _BENCH_COLUMNS if c not in table.columns]:
-            raise InputError(f"{path} has no column {', '.join(missing)}; measure again with python -m ssn_core.bench")
-        rows += [{**row, "file": path.stem} for row in json.loads(table[_BENCH_COLUMNS].to_json(orient="records"))]
-    return rows
+def _bench(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Speed measurements of the best profile that has them, and what they imply for other devices; none where nothing
+    was measured."""
+    paths = [path for profile in _REAL if (path := root / "figures" / profile / bench.FILE).is_file()]
+    if not paths:
+        return [], []
+    table = bench.read(paths[-1])
+    measured, derived = (json.loads(t.to_json(orient="records")) for t in (table, efficiency.derived(table)))
+    return measured, derived
 
 
 def _figures(root: Path) -> dict[str, dict[str, str]]:
-    """Drawn figures by folder: file name -> path from the root, for Typst, which cannot look."""
-    found: dict[str, dict[str, str]] = {}
-    for folder in _FIGURE_FOLDERS:
+    """Drawn figures, of real data and of the demo: file name -> path from the root, for Typst, which cannot look."""
+    found: dict[str, dict[str, str]] = {"real": {}, "demo": {}}
+    for folder in (*_REAL, "demo"):
         files = sorted((root / "figures" / folder).glob("*.*"))
-        found[folder] = {p.name: f"/{p.relative_to(root).as_posix()}" for p in files if p.stat().st_size}
+        drawn = {p.name: f"/{p.relative_to(root).as_posix()}" for p in files if p.stat().st_size}
+        found["demo" if folder == "demo" else "real"] |= drawn
     return found
 
 

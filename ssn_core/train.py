@@ -48,9 +48,9 @@ class Trainer:
         self.training, self.defects, self.labels = training, defects, training.labels
         self.forward = FastForward(model, *features.sizes)
         self.seen, self.step, self.epochs_done = torch.zeros(training.normal), 0, 0
-        unit = features.standard_deviation()
-        self.feature_std = unit
-        self.sigma = config.noise_std * (unit if config.noise_unit == "feature_std" else 1.0)
+        self.feature_std = features.standard_deviation()
+        self.unit = self.feature_std if config.noise_unit == "feature_std" else 1.0
+        self.sigma = config.noise_std * self.unit
         heads = [p for name, p in model.named_parameters() if not name.startswith(("trunk", "adaptor"))]
         self.parameters = [*model.adaptor.parameters(), *heads]
         groups = [
@@ -60,7 +60,8 @@ class Trainer:
         self.optimizers = {"model": torch.optim.AdamW(groups)}
         self.generator: NoiseGenerator | None = None
         if config.noise != "gaussian":
-            self.generator = NoiseGenerator(model.channels, config.beta).to(device)
+            bound = None if config.beta is None else config.beta * self.unit
+            self.generator = NoiseGenerator(model.channels, bound).to(device)
             self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=1e-4)
 
     def epoch(self) -> dict[str, Any]:
@@ -205,10 +206,10 @@ class Trainer:
         return losses, noise
 
     def _generator_loss(self, loss: Tensor, noise: Tensor) -> Tensor:
-        """v1: ``-L``. v2: ``-L + 10 mean(eps^2)``, the mean over the noise that is injected."""
+        """v1: ``-L``. v2: ``-L + 10 mean(eps^2)``, the mean over the noise that is injected, in the noise's unit."""
         if self.config.noise == "learned_v1" or not len(noise):
             return -loss
-        return MAGNITUDE_WEIGHT * noise.square().mean() - loss
+        return MAGNITUDE_WEIGHT * (noise / self.unit).square().mean() - loss
 
     def _step_generator(self, loss: Tensor) -> None:
         optimizer = self.optimizers["generator"]

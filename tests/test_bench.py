@@ -1,26 +1,149 @@
-"""The benchmark's table: every form measured, ratios against the plain form of the same run."""
+"""The benchmark: what is planned, what a row says, one real measurement, and the counting of operations."""
 
 from __future__ import annotations
 
-from ssn_core import bench
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ssn_core import InputError, bench, efficiency, load_profile
+from ssn_core.bench_forms import Form, Point, draw_maps, make, scikit_learn_metrics
+from ssn_core.bench_plan import Group, Settings, plan
+from ssn_core.counts import count
+from ssn_core.metrics import evaluate
+from ssn_core.models import SuperSimpleNet
+
+SIZE = Point(2, (64, 64))
+TINY = {
+    "side": 64, "turns": 1, "seconds": 0.1, "models": [["baseline", "efficientnet_lite0"], ["scenario_a", "resnet18"]],
+    "training": [["scenario_a", "efficientnet_lite0"]], "precisions": ["fold_bfloat16"], "sides": [96], "batches": [2],
+    "images": [4], "maps": [4, 32, 32], "scale": [6, 32, 32],
+}  # fmt: skip
 
 
-def test_rows_compare_medians_with_the_plain_form() -> None:
-    seconds = {"plain": [0.4, 0.2, 0.9], "fold": [0.1, 0.1, 0.2]}
-    plain, fold = bench.rows("latency_batch1", "resnet18", seconds)
-    assert (plain["ratio_to_plain"], fold["ratio_to_plain"]) == ("1", "4")
+def group(*variants: str, kind: str = "inference") -> Group:
+    return Group("g", [Form(kind, "scenario_a", "resnet18", variant) for variant in variants], [])
+
+
+def test_rows_compare_medians_with_the_first_form() -> None:
+    seconds = [[0.4, 0.2, 0.9], [0.1, 0.1, 0.2]]
+    plain, fold, *memory = bench.rows(group("plain", "fold"), "latency_batch1", SIZE, seconds, [8e6, 2e6])
     assert (plain["value"], plain["spread_low"], plain["spread_high"], plain["unit"]) == (
-        "400",
         "200",
-        "900",
+        "100",
+        "450",
         "ms/image",
     )
-    assert bench.rows("throughput_batch16", "resnet18", seconds)[1]["value"] == "10"
+    assert (plain["ratio_to_plain"], fold["ratio_to_plain"]) == ("1", "4")
+    assert [row["value"] for row in memory] == ["8", "2"] and memory[1]["ratio_to_plain"] == "4"
+    assert memory[0]["measurement"] == "memory_latency_batch1"
+    rates = bench.rows(group("plain", "fold"), "throughput_batch16", SIZE, seconds, [None, None])
+    assert [(row["value"], row["ratio_to_plain"]) for row in rates] == [("5", "1"), ("20", "4")]
     assert set(plain) == set(bench.COLUMNS)
 
 
-def test_both_forms_of_every_measurement_run() -> None:
-    for measure, _ in bench.MEASUREMENTS.values():
-        seconds = measure("efficientnet_lite0", 2, 1)
-        assert len(seconds) == 2 and "plain" in seconds
-        assert all(len(times) == 1 and times[0] > 0 for times in seconds.values())
+@pytest.mark.parametrize("profile", ["demo", "cpu", "full"])
+def test_every_profile_plans_what_the_report_shows(profile: str) -> None:
+    settings = Settings.of(load_profile(profile))
+    without, with_peers = plan(settings, "cpu", peers=False), plan(settings, "cpu", peers=True)
+    names = [g.name for g in without]
+    assert len(names) == len(set(names))
+    measured = {measurement for g in without for measurement, _ in g.points}
+    assert {"latency_batch1", "throughput_batch16", "training_step_batch8", "training_run", "metrics"} <= measured
+    assert {"growth_side", "growth_batch", "metrics_scale", "machine_product", "machine_copy"} <= measured
+    experiments = {g.forms[0].experiment for g in without if g.name.startswith("inference")}
+    assert {"baseline", "scenario_a", "scenario_b", "learned_noise_v2", "weak_gap_cam"} <= experiments
+    assert not any(form.variant == "anomalib" for g in without for form in g.forms)
+    peers = {form.kind for g in with_peers for form in g.forms if form.variant == "anomalib"}
+    assert peers == ({"metrics"} if profile == "demo" else {"inference", "training", "metrics"})
+
+
+def test_a_profile_with_a_wrong_key_or_experiment_is_refused() -> None:
+    demo = load_profile("demo")
+    with pytest.raises(InputError, match="bench: keys cycles are unknown or missing"):
+        Settings.of(dataclasses.replace(demo, bench={**demo.bench, "cycles": 3}))
+    wrong = {**demo.bench, "models": [["scenario_c", "resnet18"]]}
+    with pytest.raises(InputError, match="unknown experiments scenario_c"):
+        Settings.of(dataclasses.replace(demo, bench=wrong))
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant", "images"),
+    [
+        *(("inference", variant, 0) for variant in ("plain", "fold", "fold_bfloat16")),
+        *(("training", variant, images) for variant in ("plain", "fast") for images in (0, 4)),
+    ],
+)
+def test_every_form_of_a_network_runs(kind: str, variant: str, images: int) -> None:
+    subject = make(Form(kind, "scenario_a", "resnet18", variant))
+    subject.prepare(Point(2, (64, 64), images))()
+    if variant == "fold_bfloat16":
+        assert 0 < subject.facts["error"] < 0.5
+
+
+def test_both_forms_of_the_metrics_agree() -> None:
+    maps = draw_maps(Point(1, (48, 40), 6))
+    assert maps[3].any((1, 2)).tolist() == [False, True] * 3
+    exact, usual = evaluate(*maps), scikit_learn_metrics(*maps)
+    for name, wanted in usual.items():
+        assert exact[name] == pytest.approx(wanted, abs=2e-3), name  # its AUPRO is read off a grid of 1001 rates
+
+
+def test_operations_and_bytes_by_hand() -> None:
+    a, b = torch.randn(3, 4), torch.randn(4, 5)
+    assert count(lambda: a @ b) == (2 * 60, 4 * (12 + 20 + 15))
+    x, w = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(5, 3, 3, 3, requires_grad=True)
+    forward = 2 * (2 * 5 * 64) * 27
+    assert count(lambda: F.conv2d(x, w, padding=1)).flops == forward
+    assert count(lambda: F.conv2d(x, w, padding=1).sum().backward()).flops == 3 * forward
+    c = torch.zeros(7, 3, 5)
+    assert count(lambda: c.baddbmm_(a.expand(7, -1, -1), b.expand(7, -1, -1))).flops == 7 * 120
+    assert count(lambda: a.view(4, 3).T).traffic == 0
+
+
+def test_the_trunk_and_heads_are_counted() -> None:
+    """Three quarters of the plain form of ResNet18 are its 1x1 and 5x5 convolutions at full feature size."""
+    model, images = SuperSimpleNet("resnet18").eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        whole, trunk = count(lambda: model(images)).flops, count(lambda: model.trunk(images)).flops
+    heads = 2 * 16 * 16 * (384 * 384 + 384 * 1024 + 1024 + 25 * 385 * 128)
+    assert whole - trunk == pytest.approx(heads, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("bench")
+    profile = dataclasses.replace(load_profile("demo"), figures=folder, bench=TINY)
+    with pytest.raises(InputError, match="nothing to measure is called 'x'"):
+        bench.measure(profile, "cpu", only="x")
+    for name in ("metrics", "machine", "inference baseline"):
+        bench.measure(profile, "cpu", only=name, log=lambda line: None)
+    return folder / bench.FILE, bench.measure(profile, "cpu", only="metrics", log=pytest.fail)  # nothing is missing
+
+
+@pytest.mark.slow
+def test_processes_take_turns_and_the_table_is_whole(measured: tuple[Path, pd.DataFrame]) -> None:
+    path, table = measured
+    assert list(table.columns) == bench.COLUMNS and len(pd.read_csv(path)) == len(table)
+    assert list(dict.fromkeys(table["group"].str.split().str[0])) == ["machine", "inference", "metrics"]
+    fold = table[(table["measurement"] == "latency_batch1") & (table["variant"] == "fold")].iloc[0]
+    assert fold["value"] > 0 and fold["ratio_to_plain"] > 0 and "64x64, batch 1" in fold["conditions"]
+    operations = table[table["measurement"] == "operations"].set_index("variant")["value"]
+    assert operations["fold"] < 0.5 * operations["plain"]
+    derived = efficiency.derived(table)
+    assert len(derived) == 2 and (derived["what"] == "forward").all()
+    rows = efficiency.table3(table)
+    assert list(rows["form"]) == ["plain form", "fast form"] and rows["course report: latency"].tolist() == ["", ""]
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_is_named(tmp_path: Path) -> None:
+    profile = dataclasses.replace(load_profile("demo"), figures=tmp_path, bench=TINY | {"scale": [6, 1, 1]})
+    with pytest.raises(InputError, match=r"the benchmark's process of Form\(kind='metrics'.*stopped"):
+        bench.measure(profile, "cpu", only="metrics at scale")
+    assert not np.any(list(tmp_path.iterdir()))

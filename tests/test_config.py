@@ -101,6 +101,10 @@ def test_unknown_preset_and_field_list_the_known_ones() -> None:
         ({"category": 5}, "category=5 must be a folder's name"),
         ({"experiment": 5}, "experiment=5 must be a name"),
         ({"noise_unit": "adapted_std"}, "noise_unit='adapted_std' is for adaptors"),
+        (
+            {"noise": "learned_v1", "noise_unit": "adapted_std", "adaptor": "bn"},
+            "a generator's bound cannot follow features",
+        ),
         ({"method": "gap_cam"}, "method='gap_cam' learns from image labels"),
         ({"method": "simplenet", "supervision": "full"}, "method='simplenet' is unsupervised only"),
         ({"noise_region": "outside_defects"}, "noise_region='outside_defects' needs training masks"),

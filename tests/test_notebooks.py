@@ -20,17 +20,19 @@ from ssn_core import InputError, diagrams, load_profile, preset, workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-FIRST_FIVE = ("01", "02", "03", "04", "05")
+NUMBERS = ("01", "02", "03", "04", "05", "06")
 TABLES = (
     *("table_baseline", "table2_scenarios", "table_ablation_b", "table4_learned_v1", "table6_versions", "table5_beta"),
     *("table_beta_selection", "table7_weak", "table8_comparison", "table_gating"),
     *("runs_baseline", "runs_scenarios", "runs_learned_noise", "runs_beta", "runs_weak"),
+    *("table3_efficiency", "bench_metrics", "bench_derived"),
 )
 LINE_ART = (
     *("roc_baseline", "pr_baseline", "histogram_baseline", "scenarios", "ablation_b", "roc_thread", "histogram_thread"),
     *("roc_scenario_a_ring", "pr_scenario_a_ring", "histogram_scenario_a_ring", "pixel_pr_ring", "versions"),
     *("fig14_convergence", "noise_history", "roc_learned_noise", "beta_band", "beta_history", "beta_selection"),
     *("fig16_roc_weak", "fig17_histogram_weak", "fig18_pixel_pr_weak", "gating", "supervision", "roc_supervision"),
+    *("fig06_tradeoff", "bench_speedup", "bench_growth"),
 )
 DIAGRAMS = tuple(diagrams.DIAGRAMS)
 PICTURES = (
@@ -50,12 +52,13 @@ def shrink(profile: Path) -> None:
             if "plates" in entry["categories"]:
                 entry["image_size"] = [128, 48]
     settings["experiments"]["learned_noise_v2"] |= {"betas": [0.5, 0.1], "eval_every": 1}
+    settings["bench"] |= {"turns": 1, "sides": [96]}
     profile.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout in which the notebooks 01 to 05 were executed; its printed report is in output.txt."""
+    """A copy of the checkout in which the notebooks 01 to 06 were executed; its printed report is in output.txt."""
     copy = tmp_path_factory.mktemp("checkout") / "project"
     for folder in ("ssn_core", "notebooks", "profiles", "data/reference"):
         shutil.copytree(
@@ -63,7 +66,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     shrink(copy / "profiles" / "demo.yaml")
     environment = {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")}
-    command = [sys.executable, "-m", "ssn_core", "notebooks", "--profile", "demo", "--only", *FIRST_FIVE]
+    command = [sys.executable, "-m", "ssn_core", "notebooks", "--profile", "demo", "--only", *NUMBERS]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     (copy / "output.txt").write_text(done.stdout, encoding="utf-8")
@@ -72,7 +75,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_every_notebook_runs_to_its_end(executed: Path) -> None:
-    for number in FIRST_FIVE:
+    for number in NUMBERS:
         (path,) = (executed / "build" / "demo" / "notebooks").glob(f"{number}_*.ipynb")
         notebook = nbformat.read(path, as_version=4)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -114,11 +117,11 @@ def test_figures_are_written_and_not_blank(executed: Path, name: str, language: 
 def test_the_site_opens_from_disk_and_links_every_notebook(executed: Path) -> None:
     site = executed / "build" / "demo" / "site"
     links = re.findall(r'href="([^"]+)"', (site / "index.html").read_text(encoding="utf-8"))
-    assert [link[:2] for link in links] == list(FIRST_FIVE)
+    assert [link[:2] for link in links] == list(NUMBERS)
     for link in links:
         assert (site / link).stat().st_size > 100_000
     output = (executed / "output.txt").read_text(encoding="utf-8")
-    assert "05_ksdd2_weak_supervision.ipynb: done in" in output and str(site / "index.html") in output
+    assert "06_efficiency.ipynb: done in" in output and str(site / "index.html") in output
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ def make_trainer(config: RunConfig, defects: bool = False) -> Trainer:
 
 def learned(**changes: Any) -> Trainer:
     fields = {"experiment": "learned", "noise": "learned_v2", "beta": 0.3, "perlin_threshold": -0.1}
+    fields |= {"noise_unit": "absolute"}
     return make_trainer(tiny_config("scenario_a", **fields | changes))
 
 
@@ -275,6 +276,20 @@ def test_noise_units() -> None:
     trainer.forward.adapted(*trainer.features.batch(torch.arange(4), trainer.device))
     row = trainer._batch(torch.arange(4), rng())
     assert float(row["noise_rms"]) == pytest.approx(0.25 * float(adapted.std()), rel=0.05)
+
+
+def test_learned_noise_is_bounded_in_the_features_unit() -> None:
+    """Features five times as large: five times the bound, the same price of the noise."""
+    small, large = (learned(noise_unit="feature_std") for _ in range(2))
+    factor = 5.0
+    scaled = Features(*(factor * layer for layer in (large.features.layer2, large.features.layer3)))
+    large = Trainer(large.config, large.model, scaled, large.training, None, large.device)
+    assert large.generator.beta == pytest.approx(factor * small.generator.beta, rel=1e-4)
+    assert small.generator.beta == pytest.approx(0.3 * small.feature_std)
+    noise, loss = torch.randn(5, 3, generator=rng()), torch.tensor(0.0)
+    assert float(large._generator_loss(loss, factor * noise)) == pytest.approx(
+        float(small._generator_loss(loss, noise)), rel=1e-4
+    )
 
 
 def test_standard_deviation_weighs_layers_by_their_channels() -> None:
