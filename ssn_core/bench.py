@@ -120,14 +120,14 @@ def _measured(group: Group, settings: Settings, peers: Path | None) -> list[dict
         for i, (measurement, point) in enumerate(group.points):
             for process in processes:
                 process.ask(point=dataclasses.asdict(point))
-            seconds, started = [[] for _ in processes], time.monotonic()
-            while len(seconds[0]) < settings.turns:
-                for process, times in zip(processes, seconds, strict=True):
-                    times.append(process.ask(turn=True)["seconds"])
-                if len(seconds[0]) >= _LEAST_TURNS and time.monotonic() - started > settings.seconds:
+            turns: list[list[dict[str, Any]]] = [[] for _ in processes]
+            started = time.monotonic()
+            while len(turns[0]) < settings.turns:
+                for process, answers in zip(processes, turns, strict=True):
+                    answers.append(process.ask(turn=True))
+                if len(turns[0]) >= _LEAST_TURNS and time.monotonic() - started > settings.seconds:
                     break
-            peaks = [process.ask(peak=True)["peak"] for process in processes]
-            table += rows(group, measurement, point, seconds, peaks)
+            table += rows(group, measurement, point, turns)
             if i == 0 and group.forms[0].kind in ("inference", "training") and not point.images:
                 table += fact_rows(group, measurement, point, [process.ask(facts=True) for process in processes])
     finally:
@@ -136,15 +136,15 @@ def _measured(group: Group, settings: Settings, peers: Path | None) -> list[dict
     return table
 
 
-def rows(
-    group: Group, measurement: str, point: Point, seconds: Sequence[Sequence[float]], peaks: Sequence[float | None]
-) -> list[dict[str, Any]]:
-    """Rows of one point: the time of each form, then the memory; ratios compare medians with the first form's."""
+def rows(group: Group, measurement: str, point: Point, turns: Sequence[Sequence[dict]]) -> list[dict[str, Any]]:
+    """Rows of one point from each form's turns (``seconds`` and ``peak`` bytes or None): time, then memory; ratios
+    compare medians with the first form's."""
     unit, scale = _unit(measurement, point)
-    samples = [[scale / s if unit in _RATES else scale * s for s in times] for times in seconds]
-    table = _table_rows(group, measurement, point, unit, samples)
-    if None not in peaks and group.forms[0].kind != "machine":
-        table += _table_rows(group, f"memory_{measurement}", point, "MB", [[peak / 1e6] for peak in peaks])
+    times = [[scale / t["seconds"] if unit in _RATES else scale * t["seconds"] for t in form] for form in turns]
+    table = _table_rows(group, measurement, point, unit, times)
+    peaks = [[turn["peak"] / 1e6 for turn in form if turn["peak"] is not None] for form in turns]
+    if all(peaks) and group.forms[0].kind != "machine":
+        table += _table_rows(group, f"memory_{measurement}", point, "MB", peaks)
     return table
 
 

@@ -35,15 +35,13 @@ def serve() -> None:
         if "point" in command:
             point = Point(**{**command["point"], "size": tuple(command["point"]["size"])})
             call = subject.prepare(point)
-            _reset_peak(form.device)
             repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))  # the first call is the warm-up
         elif "turn" in command:
-            answer["seconds"] = _seconds(call, repeats)
-        elif "facts" in command:
+            _reset_peak(form.device)
+            answer |= {"seconds": _seconds(call, repeats), "peak": _peak(form.device, before)}
+        else:
             work = count(getattr(subject, "counted", call))
             answer |= subject.facts | {"flops": work.flops / point.batch, "traffic": work.traffic / point.batch}
-        else:
-            answer["peak"] = _peak(form.device, before)
         print(json.dumps(answer), file=answers)
 
 

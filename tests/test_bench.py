@@ -31,8 +31,11 @@ def group(*variants: str, kind: str = "inference") -> Group:
 
 
 def test_rows_compare_medians_with_the_first_form() -> None:
-    seconds = [[0.4, 0.2, 0.9], [0.1, 0.1, 0.2]]
-    plain, fold, *memory = bench.rows(group("plain", "fold"), "latency_batch1", SIZE, seconds, [8e6, 2e6])
+    def turn(seconds: float, peak: float) -> dict[str, float]:
+        return {"seconds": seconds, "peak": peak}
+
+    turns = [[turn(0.4, 8e6), turn(0.2, 8e6), turn(0.9, 20e6)], [turn(0.1, 2e6), turn(0.1, 1e6), turn(0.2, 2e6)]]
+    plain, fold, *memory = bench.rows(group("plain", "fold"), "latency_batch1", SIZE, turns)
     assert (plain["value"], plain["spread_low"], plain["spread_high"], plain["unit"]) == (
         "200",
         "100",
@@ -42,7 +45,8 @@ def test_rows_compare_medians_with_the_first_form() -> None:
     assert (plain["ratio_to_plain"], fold["ratio_to_plain"]) == ("1", "4")
     assert [row["value"] for row in memory] == ["8", "2"] and memory[1]["ratio_to_plain"] == "4"
     assert memory[0]["measurement"] == "memory_latency_batch1"
-    rates = bench.rows(group("plain", "fold"), "throughput_batch16", SIZE, seconds, [None, None])
+    untold = [[turn | {"peak": None} for turn in form] for form in turns]  # a system that does not tell
+    rates = bench.rows(group("plain", "fold"), "throughput_batch16", SIZE, untold)
     assert [(row["value"], row["ratio_to_plain"]) for row in rates] == [("5", "1"), ("20", "4")]
     assert set(plain) == set(bench.COLUMNS)
 

@@ -54,11 +54,12 @@ def speed_rows() -> list[dict]:
     for model in (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"), ("scenario_b", "resnet18")):
         group = Group(" ".join(model), [Form("inference", *model, variant) for variant in ("plain", "fold")], [])
         for name in ("latency_batch1", "throughput_batch16"):
-            table += bench.rows(group, name, point, [[0.205] * 2, [0.1] * 2], [3e8, 1e8])
+            turns = [[{"seconds": s, "peak": b}] * 2 for s, b in ((0.205, 3e8), (0.1, 1e8))]
+            table += bench.rows(group, name, point, turns)
         table += bench.fact_rows(group, "", point, [{"flops": 2e10, "traffic": 3e8, "parameters": 1e7}] * 2)
     for name in ("product", "copy"):
         group = Group(name, [Form("machine", "", "", name)], [])
-        table += bench.rows(group, f"machine_{name}", Point(1, (2048, 2048)), [[0.1]], [None])
+        table += bench.rows(group, f"machine_{name}", Point(1, (2048, 2048)), [[{"seconds": 0.1, "peak": None}]])
     return table
 
 
