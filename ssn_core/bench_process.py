@@ -37,8 +37,8 @@ def serve() -> None:
             call = subject.prepare(point)
             repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))  # the first call is the warm-up
         elif "turn" in command:
-            _reset_peak(form.device)
-            answer |= {"seconds": _seconds(call, repeats), "peak": _peak(form.device, before)}
+            told = _reset_peak(form.device)
+            answer |= {"seconds": _seconds(call, repeats), "peak": _peak(form.device, before) if told else None}
         else:
             work = count(getattr(subject, "counted", call))
             answer |= subject.facts | {"flops": work.flops / point.batch, "traffic": work.traffic / point.batch}
@@ -52,28 +52,31 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _reset_peak(device: str) -> None:
+def _reset_peak(device: str) -> bool:
+    """Let the high-water mark of memory fall to what is in use; False where the system does not allow it."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").is_file():
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is in use
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
-def _peak(device: str, before: int | None) -> float | None:
+def _peak(device: str, before: int) -> float:
     """Bytes: on a CUDA device what tensors took at most, not what the allocator reserved (erratum 9); on a processor
-    the process's own growth since before the model was made, or None where the system does not tell."""
+    the process's own growth since before the model was made."""
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated())
-    peak = _memory("VmHWM")
-    return None if before is None or peak is None else float(peak - before)
+    return float(_memory("VmHWM") - before)
 
 
-def _memory(key: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(key)), None)
+def _memory(key: str) -> int:
+    """Bytes by Linux's account of the process; 0 on other systems, where no peak can be reset either."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.is_file() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(key)), 0)
 
 
 if __name__ == "__main__":

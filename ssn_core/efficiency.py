@@ -91,6 +91,13 @@ def _course_cells(experiment: str, backbone: str, variant: str) -> dict[str, str
     return cells
 
 
+def metrics_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Time and memory of the metrics, exact and as others compute them; cells are text."""
+    shown = ["measurement", "variant", "value", "unit", "ratio_to_plain", "conditions"]
+    rows = table[table["measurement"].str.contains("metrics|aupro")][shown].astype(object)
+    return rows.where(rows.notna(), "").astype(str)
+
+
 def derived(table: pd.DataFrame) -> pd.DataFrame:
     """Derived, not measured: the least time per image that operations and traffic allow on a device, in ms.
 
