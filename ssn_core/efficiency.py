@@ -128,16 +128,16 @@ def derived(table: pd.DataFrame) -> pd.DataFrame:
 
 def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
     """How many times faster (and smaller) than the plain form: bars per measurement and model."""
-    names = {
+    titles = {
         "latency_batch1": ("latency, batch 1", "latenza, batch 1"),
         "throughput_batch16": ("throughput, batch 16", "throughput, batch 16"),
         "training_step_batch8": ("training step, batch 8", "passo di training, batch 8"),
         "memory_throughput_batch16": ("peak memory, batch 16", "picco di memoria, batch 16"),
     }
-    rows = table[table["measurement"].isin(names) & ~table["variant"].isin(["plain"])]
+    rows = table[table["measurement"].isin(titles) & ~table["variant"].isin(["plain"])]
     chosen = [model for model in models(table) if model[0] in ("baseline", "scenario_a")]
-    figure, axes = plt.subplots(1, len(names), figsize=(6.3, 0.9 + 0.5 * len(chosen)), sharey=True)
-    for ax, (measurement, title) in zip(axes, names.items(), strict=True):
+    figure, axes = plt.subplots(1, len(titles), figsize=(6.3, 0.9 + 0.5 * len(chosen)), sharey=True)
+    for ax, (measurement, title) in zip(axes, titles.items(), strict=True):
         own = rows[rows["measurement"] == measurement]
         for variant, group in own.groupby("variant", sort=False):
             places = {m: i for i, m in enumerate(chosen)}
@@ -151,7 +151,8 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
         ax.set_title(pick(language, *title), fontsize=7)
         ax.set_xlim(0, 1.3 * max([1.0, *own["ratio_to_plain"].astype(float)]))
         ax.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(chosen)), [_BACKBONES[backbone] for _, backbone in chosen])
+    names = [f"{experiment_label(experiment, language)}\n{_BACKBONES[backbone]}" for experiment, backbone in chosen]
+    axes[0].set_yticks(range(len(chosen)), names)
     axes[0].invert_yaxis()
     title = pick(
         language, "times faster, or smaller, than the plain form", "volte più veloce, o più piccola, della forma piana"

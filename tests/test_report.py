@@ -57,6 +57,10 @@ def speed_rows() -> list[dict]:
             turns = [[{"seconds": s, "peak": b}] * 2 for s, b in ((0.205, 3e8), (0.1, 1e8))]
             table += bench.rows(group, name, point, turns)
         table += bench.fact_rows(group, "", point, [{"flops": 2e10, "traffic": 3e8, "parameters": 1e7}] * 2)
+    for model in (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18")):
+        group = Group("training", [Form("training", *model, variant) for variant in ("plain", "fast")], [])
+        turns = [[{"seconds": s, "peak": 3e8}] for s in (0.4, 0.1)]
+        table += bench.rows(group, "training_step_batch8", point, turns)
     for name in ("product", "copy"):
         group = Group(name, [Form("machine", "", "", name)], [])
         table += bench.rows(group, f"machine_{name}", Point(1, (2048, 2048)), [[{"seconds": 0.1, "peak": None}]])
