@@ -218,14 +218,14 @@ def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en
     runs' category stands at the foot of the panel, with its latency alone.
     """
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.3), sharey=True, sharex=True)
-    largest = table[table["measurement"] == "memory_latency_batch1"]["value"].astype(float).max()
+    largest = table[table["measurement"] == "memory_throughput_batch16"]["value"].astype(float).max()
     shown = [model for model in models(table) if model[0] in TRADED]
     ticks = sorted({value(table, "latency_batch1", form, model) for form in ("plain", "fold") for model in shown})
     for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
         for model in shown:
             trained = [r.metrics[metric] for r in runs if (r.config.experiment, r.config.backbone) == model]
             places = [value(table, "latency_batch1", form, model) for form in ("plain", "fold")]
-            sizes = [value(table, "memory_latency_batch1", form, model) or largest for form in ("plain", "fold")]
+            sizes = [value(table, "memory_throughput_batch16", form, model) or largest for form in ("plain", "fold")]
             height = float(np.mean(trained)) if trained else 0.02
             colour = METHOD_COLOURS[model[0]]
             ax.plot(places, [height] * 2, color=colour, lw=0.8, alpha=0.6, ls="-" if trained else ":")

@@ -102,7 +102,8 @@ def _values(result: RunResult) -> dict[str, float]:
     values: dict[str, Any] = {name: metrics[name] for name in METRICS}
     values |= {"parameters": metrics["parameters"], "diverged": float(result.info["status"] == "diverged")}
     values |= {"loss-first": history["loss"].iloc[0], "loss-last": history["loss"].iloc[-1]}
-    values |= {"loss-largest": history["loss"].max(), "noise-rms": history["noise_rms"].mean()}
+    values |= {"loss-least": history["loss"].min(), "loss-largest": history["loss"].max()}
+    values |= {"noise-rms": history["noise_rms"].mean()}
     values |= {"noise-rms-first": history["noise_rms"].iloc[0], "noise-rms-last": history["noise_rms"].iloc[-1]}
     sigma, scale = result.info["noise"]["std"], result.info["noise"]["feature_std"]
     values["feature-std"] = scale
