@@ -121,13 +121,16 @@ class _Function(torch.autograd.Function):
             outputs.append(out)
         ctx.save_for_backward(noisy, weight, mean, variance, gamma, beta, v)
         ctx.rows, ctx.masked, ctx.op, ctx.sizes = rows, masked, op, [h.shape for h in hidden]
+        ctx.version = rows._version
         ctx.mark_non_differentiable(mean, variance)
         return *outputs, mean, variance
 
     @staticmethod
     def backward(ctx: Any, grad_clean: Tensor, grad_noisy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         noisy, weight, mean, variance, gamma, beta, v = ctx.saved_tensors
-        rows, _masked, _op = ctx.rows, ctx.masked, ctx.op
+        rows = ctx.rows
+        if rows._version != ctx.version:
+            raise RuntimeError("a later forward modified this one's kept rows; call backward before the next forward")
         inverse = (variance + 1e-5).rsqrt()
         scale = gamma * inverse
 

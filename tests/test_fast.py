@@ -247,7 +247,6 @@ def test_backward_twice_through_one_forward_is_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.xfail(strict=True, reason="the buffer of the first forward is overwritten and nothing notices")
 @pytest.mark.usefixtures("double")
 def test_a_second_forward_never_spoils_the_first_ones_gradients_silently() -> None:
     """Both forwards use the kept buffer: the gradients are right, or the backward pass refuses."""
