@@ -56,7 +56,10 @@ def measure(
     if not (chosen := [group for group in groups if only in group.name]):
         raise InputError(f"nothing to measure is called {only!r}; there are {', '.join(g.name for g in groups)}")
     path = profile.figures / FILE
-    table = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records") if path.is_file() else []
+    table: list[dict[str, Any]] = []
+    if path.is_file():
+        read(path)  # refuses another format before anything is measured
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
     order = [group.name for group in groups]
     for group in chosen:
         if not again and any(row["group"] == group.name for row in table):

@@ -102,9 +102,12 @@ def derived(table: pd.DataFrame) -> pd.DataFrame:
     """Derived, not measured: the least time per image that operations and traffic allow on a device, in ms.
 
     ``max(operations / peak, traffic / bandwidth)``, float32. On this processor peak and bandwidth are measured too, so
-    the last columns say which share of that limit the measured time reaches.
+    the last columns say which share of that limit the measured time reaches. No rows where they were not.
     """
-    peak, copy = (table[table["measurement"] == f"machine_{name}"]["value"].iloc[0] for name in ("product", "copy"))
+    machine = table.drop_duplicates("measurement").set_index("measurement")["value"]
+    if not {"machine_product", "machine_copy"} <= set(machine.index):
+        return pd.DataFrame()
+    peak, copy = machine["machine_product"], machine["machine_copy"]
     rows = []
     for suffix, timed, variants in (
         ("", "latency_batch1", ("plain", "fold")),

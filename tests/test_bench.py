@@ -141,6 +141,7 @@ def test_processes_take_turns_and_the_table_is_whole(measured: tuple[Path, pd.Da
     assert operations["fold"] < 0.5 * operations["plain"]
     derived = efficiency.derived(table)
     assert len(derived) == 2 and (derived["what"] == "forward").all()
+    assert efficiency.derived(table[~table["measurement"].str.startswith("machine")]).empty  # measured in part
     rows = efficiency.table3(table)
     assert list(rows["form"]) == ["plain form", "fast form"] and rows["course report: latency"].tolist() == ["", ""]
 
