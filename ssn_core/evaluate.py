@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from . import metrics
 from .datasets import Sample
@@ -22,19 +24,29 @@ _CURVE_POINTS = 1000
 
 @dataclass(frozen=True)
 class Outputs:
-    """A model's outputs for n images: image scores (n,) and anomaly maps (n, H, W), both float32 logits."""
+    """A model's outputs for n images: image scores (n,) and anomaly maps (n, H, W), both float32 logits.
+
+    ``pixel_values``: what the pixel metrics rank, the map's ``logits`` or their ``sigmoid``.
+    """
 
     scores: np.ndarray
     maps: np.ndarray
+    pixel_values: str = "logits"
 
     @property
     def map_scores(self) -> np.ndarray:
         """Maximum of every map (n,)."""
         return self.maps.max((1, 2)) if len(self.maps) else np.zeros(0, np.float32)
 
+    def ranked_maps(self) -> np.ndarray:
+        """The maps as the pixel metrics rank them. In float32 the sigmoid of every logit above 17 is 1: they tie."""
+        return self.maps if self.pixel_values == "logits" else expit(self.maps)
+
 
 @torch.inference_mode()
-def predict_features(model: FoldedDetector, features: Features, device: torch.device) -> Outputs:
+def predict_features(
+    model: FoldedDetector, features: Features, device: torch.device, pixel_values: str = "logits"
+) -> Outputs:
     """Outputs from cached trunk features, at the model's image size."""
     scores, maps = [], []
     for start in range(0, len(features), _BATCH):
@@ -42,7 +54,7 @@ def predict_features(model: FoldedDetector, features: Features, device: torch.de
         anomaly_map, score = model.heads(*layers, model.image_size)
         scores.append(score.cpu())
         maps.append(anomaly_map.cpu())
-    return Outputs(torch.cat(scores).numpy(), torch.cat(maps).numpy())
+    return Outputs(torch.cat(scores).numpy(), torch.cat(maps).numpy(), pixel_values)
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,16 @@ class Truth:
 
 def measure(outputs: Outputs, truth: Truth) -> dict[str, Any]:
     """The seven metrics of the report; see :func:`ssn_core.metrics.evaluate`."""
-    return metrics.evaluate(outputs.scores, outputs.maps, truth.labels, truth.masks)
+    values = metrics.evaluate(outputs.scores, outputs.maps, truth.labels, truth.masks)
+    if outputs.pixel_values != "logits":
+        values |= pixel_metrics(dataclasses.replace(outputs, maps=outputs.ranked_maps()), truth)
+    return values
+
+
+def pixel_metrics(outputs: Outputs, truth: Truth) -> dict[str, Any]:
+    """The pixel metrics of the maps as they are."""
+    values = metrics.evaluate(outputs.scores, outputs.maps, truth.labels, truth.masks)
+    return {name: values[name] for name in metrics.PIXEL_METRICS}
 
 
 def thresholds(outputs: Outputs, truth: Truth, normal: Outputs) -> dict[str, Any]:
@@ -88,9 +109,9 @@ def thresholds(outputs: Outputs, truth: Truth, normal: Outputs) -> dict[str, Any
 
 
 def score_rows(samples: tuple[Sample, ...], outputs: Outputs) -> list[dict[str, Any]]:
-    """One row per test image with both heads' scores (logits)."""
+    """One row per test image with both heads' scores (logits), with the nine digits that give a float32 back."""
     return [
-        {"image": s.name, "defect": s.defect, "label": s.label, "score": f"{score:.7g}", "map_score": f"{peak:.7g}"}
+        {"image": s.name, "defect": s.defect, "label": s.label, "score": f"{score:.9g}", "map_score": f"{peak:.9g}"}
         for s, score, peak in zip(samples, outputs.scores, outputs.map_scores, strict=True)
     ]
 
@@ -106,7 +127,7 @@ def curve_arrays(outputs: Outputs, truth: Truth) -> dict[str, np.ndarray]:
             arrays |= {f"roc_{name}_fpr": fpr, f"roc_{name}_tpr": tpr}
             arrays |= {f"pr_{name}_precision": precision, f"pr_{name}_recall": recall}
     if truth.masks is not None and truth.masks.any():
-        precision, recall = metrics.pixel_pr_curve(outputs.maps, truth.masks, points=_CURVE_POINTS)[:2]
+        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks, points=_CURVE_POINTS)[:2]
         arrays |= {"pixel_precision": precision, "pixel_recall": recall}
     return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
 

@@ -63,27 +63,58 @@ def to_rgb(image: Image.Image, name: str = "image") -> np.ndarray:
 def to_tensor(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """Resize to ``size`` = (H, W) and normalise by ImageNet's statistics: uint8 (H0, W0, 3) to float32 (3, H, W).
 
-    Bilinear with antialiasing, so that a hairline is dimmed rather than dropped when the image shrinks.
-
     Raises:
         InputError: ``image`` is not uint8 of shape (H0, W0, 3).
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"Expected an image of uint8 (H, W, 3), got {image.dtype} {image.shape}.")
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255  # (1, 3, H0, W0)
-    if tuple(pixels.shape[2:]) != tuple(size):
-        pixels = torch.nn.functional.interpolate(
-            pixels, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
-        )
+    pixels = torch.from_numpy(resize_bilinear(image, size)).permute(2, 0, 1).float() / 255  # (3, H, W)
     mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    return ((pixels[0] - mean) / std).contiguous()
+    return ((pixels - mean) / std).contiguous()
+
+
+def resize_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 (H0, W0, C) to ``size`` = (H, W) as the published loader does: OpenCV's INTER_LINEAR.
+
+    Two neighbours per axis at pixel centres, no antialiasing, in whole grey levels: weights are multiples of 1/2048
+    and the last bits of both passes are dropped. Another resize moves the features by more than the paper's sigma.
+    """
+    if image.shape[:2] == tuple(size):
+        return np.ascontiguousarray(image)
+    (top, bottom, y), (left, right, x) = (_neighbours(n, n0) for n, n0 in zip(size, image.shape, strict=False))
+
+    def along_x(rows: np.ndarray) -> np.ndarray:
+        return image[rows][:, left] * (_ONE - x)[:, None] + image[rows][:, right] * x[:, None]
+
+    upper, lower = (along_x(rows) >> 4 for rows in (top, bottom))
+    y = y[:, None, None]
+    return ((((upper * (_ONE - y)) >> 16) + ((lower * y) >> 16) + 2) >> 2).astype(np.uint8)
+
+
+_ONE = 2048  # OpenCV's unit of interpolation weights
+
+
+def _neighbours(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per output position of one axis: the two source positions and the second one's weight (int32, of 2048)."""
+    centre = ((np.arange(size) + 0.5) * (source / size) - 0.5).clip(0, source - 1)
+    first = np.floor(centre).astype(np.int64)
+    weight = np.rint((centre - first).astype(np.float32) * _ONE).astype(np.int32)
+    return first, np.minimum(first + 1, source - 1), weight
+
+
+def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H0, W0) to ``size`` = (H, W): the source position rounded down, as OpenCV's INTER_NEAREST."""
+    rows, columns = (
+        np.minimum(np.arange(n) * (n0 / n), n0 - 1).astype(np.int64) for n, n0 in zip(size, values.shape, strict=True)
+    )
+    return values[np.ix_(rows, columns)]
 
 
 def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a defect mask as bool (H, W): every value above zero is defective.
 
-    ``size`` = (H, W) resizes by nearest neighbour; None keeps the file's own size.
+    ``size`` = (H, W) resizes by nearest neighbour (:func:`resize_nearest`); None keeps the file's own size.
 
     Raises:
         InputError: the file is missing, truncated or not an image.
@@ -95,10 +126,8 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
     if values.ndim == 3:
         colours = values.shape[2] - (image.mode in ("LA", "RGBA"))  # an opaque alpha channel marks nothing
         values = values[:, :, :colours].any(axis=2)
-    mask = Image.fromarray((values > 0).astype(np.uint8))
-    if size is not None:
-        mask = mask.resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return np.asarray(mask) > 0
+    mask = values > 0
+    return mask if size is None else resize_nearest(mask, size)
 
 
 def _decode(path: str | Path) -> Image.Image:

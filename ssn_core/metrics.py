@@ -14,6 +14,7 @@ from ssn_core.errors import InputError
 from ssn_core.ranking import Ranking, rank_images, rank_pixels
 
 METRICS = ("I-AUROC", "AP-det", "seg-I-AUROC", "seg-AP-det", "P-AUROC", "AUPRO", "AP-loc")
+PIXEL_METRICS = METRICS[4:]
 NOT_AVAILABLE = "n/a"  # a class without positives, without negatives or without masks; never 0, which is a bad result
 MAX_FPR = 0.3  # where AUPRO stops: beyond it a map marks so much that overlap says little
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_OCTAVE = 5  # lattices of 2^0 .. 2^5 cells per axis
@@ -14,28 +15,31 @@ LATENT_CHANNELS = 32
 def perlin_noise(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """``count`` fields of Perlin noise (count, h, w), each with its own lattice of 2^0..2^5 cells per axis.
 
-    The lattice spans the next power of two of each side and the field is its corner, as in SuperSimpleNet
-    (ICPR 2024, section 3.2): so cells are whole numbers of positions. One gradient lattice serves every
-    scale, so there is no loop over images. Amplitude: sqrt(2) times the classical noise, about [-1, 1].
+    A field is made at the next power of two of each side, where cells are whole numbers of positions, and resized to
+    ``size`` (bilinear), as published with SuperSimpleNet (ICPR 2024, section 3.2). One gradient lattice serves
+    every scale, so there is no loop over images. Amplitude: sqrt(2) times the classical noise, about [-1, 1].
     """
+    spans = [1 << (side - 1).bit_length() for side in size]
     cells = 2 ** torch.randint(0, MAX_OCTAVE + 1, (2, count, 1), generator=generator)
     lattice = 2**MAX_OCTAVE + 1
     angle = 2 * math.pi * torch.rand(count, lattice * lattice, generator=generator)
-    spans = [2 ** math.ceil(math.log2(side)) for side in size]
-    y, x = (torch.arange(side) * cells[i] / spans[i] for i, side in enumerate(size))  # (count, h), (count, w)
+    y, x = (torch.arange(span) * cells[i] / span for i, span in enumerate(spans))  # (count, h), (count, w)
     y0, x0 = y.floor().long(), x.floor().long()
     fy, fx = (y - y0)[:, :, None], (x - x0)[:, None, :]
 
     def corner(dy: int, dx: int) -> Tensor:
         """Dot product of the gradient at one corner of the cell with the offset from it."""
         index = ((y0 + dy)[:, :, None] * lattice + (x0 + dx)[:, None, :]).flatten(1)
-        at = angle.gather(1, index).view(count, *size)
+        at = angle.gather(1, index).view(count, *spans)
         return torch.cos(at) * (fy - dy) + torch.sin(at) * (fx - dx)
 
     ty, tx = (f**3 * (f * (f * 6 - 15) + 10) for f in (fy, fx))
     top = torch.lerp(corner(0, 0), corner(0, 1), tx)
     bottom = torch.lerp(corner(1, 0), corner(1, 1), tx)
-    return math.sqrt(2) * torch.lerp(top, bottom, ty)
+    field = math.sqrt(2) * torch.lerp(top, bottom, ty)
+    if spans == list(size):
+        return field
+    return F.interpolate(field[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def perlin_masks(count: int, size: tuple[int, int], threshold: float, generator: torch.Generator) -> Tensor:

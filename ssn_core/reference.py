@@ -12,10 +12,10 @@ from .datasets import EXPECTED
 from .profiles import project_root
 
 #: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment
-_PUBLISHED_KSDD2: dict[str, tuple[str, str, float | None]] = {
-    "supervised": ("ICPR 2024", "full", 246),
-    "unsupervised": ("JIMS 2025", "unsupervised", None),
-    "weak_gap_cam": ("JIMS 2025", "weak", 0),
+_PUBLISHED_KSDD2: dict[str, tuple[str, float | None]] = {
+    "supervised": ("full", 246),
+    "unsupervised": ("unsupervised", None),
+    "weak_gap_cam": ("weak", 0),
 }
 
 
@@ -28,16 +28,17 @@ def reference(name: str) -> pd.DataFrame:
 def published(config: RunConfig, metric: str) -> tuple[float, float, str] | None:
     """Mean, standard deviation and source of the published run to compare with on the same data, or None.
 
-    MVTec AD: ICPR 2024 with Wide-ResNet50, hence for the baseline only. KolektorSDD2: the same supervision; GAP+CAM
-    stands beside SuperSimpleNet trained from image labels, since nobody else published GAP+CAM.
+    The paper is the one whose classification head reads the same features. MVTec AD: Wide-ResNet50, hence the
+    baseline only. KolektorSDD2: the same supervision; GAP+CAM stands beside SuperSimpleNet trained from image labels,
+    since nobody else published GAP+CAM.
     """
     if config.experiment == "baseline" and config.dataset == "mvtec":
-        wanted: tuple[str, str, float | None] = ("ICPR 2024", "unsupervised", None)
+        supervision, masks = "unsupervised", None
     elif config.dataset == "ksdd2" and config.experiment in _PUBLISHED_KSDD2:
-        wanted = _PUBLISHED_KSDD2[config.experiment]
+        supervision, masks = _PUBLISHED_KSDD2[config.experiment]
     else:
         return None
-    source, supervision, masks = wanted
+    source = "ICPR 2024" if config.cls_features == "adapted" and config.method != "gap_cam" else "JIMS 2025"
     frame = reference("supersimplenet_published")
     rows = frame[
         (frame["source"] == source)
@@ -85,7 +86,9 @@ def course_log(config: RunConfig) -> pd.DataFrame | None:
 
 
 def _course_name(config: RunConfig) -> str:
-    """How the course report's files call an experiment. Its learned noise v2 was trained by the published rule."""
+    """How the course report's files call an experiment. Its learned noise was trained by the published rule."""
+    if config.experiment.startswith("learned_noise_v1"):
+        return "learned_noise_v1" if config.experiment.endswith("as_published") else ""
     if config.experiment in ("learned_noise_v2", "learned_noise_v2_as_published"):
         return f"learned_noise_v2_beta{config.beta:g}" if config.experiment.endswith("as_published") else ""
     if config.experiment.startswith("weak_gap_cam"):

@@ -29,7 +29,7 @@ from .supervision import TrainingSet, real_defects
 from .train import NonFiniteLoss, Trainer, trained_state
 from .validation import Validation
 
-FORMAT = 1
+FORMAT = 2
 HISTORY = ["epoch", "step", "loss", "loss_map", "loss_image", "noise_rms", "loss_generator", *METRICS]
 VALIDATION = [f"validation {name}" for name in METRICS]
 CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
@@ -122,7 +122,7 @@ class Runner:
         """Metrics on the test set and, where images are held out, on synthetic anomalies."""
         self.model.eval()
         folded = fold(self.model)
-        outputs = evaluate.predict_features(folded, self.test, self.device)
+        outputs = evaluate.predict_features(folded, self.test, self.device, self.config.pixel_values)
         values = evaluate.measure(outputs, self.truth)
         if self.validation is not None:
             measured = self.validation.measure(folded, self.device)
@@ -137,6 +137,8 @@ class Runner:
         normal = self.model.eval() and evaluate.predict_features(fold(self.model), self._normal(), self.device)
         samples, folder = self.dataset.test, self.folder
         values |= {"evaluation_size": list(self.config.image_size)} | evaluate.thresholds(outputs, self.truth, normal)
+        if self.config.pixel_values != "logits":  # beside the metrics, what the logits would have given
+            values["on_logits"] = evaluate.pixel_metrics(outputs, self.truth)
         values["parameters"] = sum(p.numel() for p in self.model.parameters())
         write_csv(folder / "history.csv", self.history, HISTORY + (VALIDATION if self.validation else []))
         write_csv(
@@ -172,6 +174,7 @@ class Runner:
             },
             "device": str(self.device),
             "threads": torch.get_num_threads(),
+            "feature_cache": str(self.trainer.features.layer2.dtype).removeprefix("torch."),
             "seed": self.config.seed,
             "steps": self.trainer.step,
             "epochs_done": self.trainer.epochs_done,

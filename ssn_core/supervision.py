@@ -14,7 +14,7 @@ from .config import RunConfig
 from .datasets import Dataset, Sample
 from .errors import InputError
 from .features import FLIPS
-from .images import read_mask
+from .images import read_mask, resize_nearest
 
 DILATION = 7  # pixels, square: annotations are drawn tight and the features are coarse
 REGION_WEIGHT, REGION_POWER = 3.0, 2
@@ -93,7 +93,8 @@ class RealDefects:
 
 
 def real_defects(training: TrainingSet, image_size: tuple[int, int], size: tuple[int, int]) -> RealDefects:
-    """Read, dilate and shrink the training masks.
+    """Read, dilate and shrink the training masks, in the published order: dilated and weighted at the file's own size,
+    nearest to the image size, then sampled bilinearly at the features' positions (corners aligned).
 
     Weight inside a region: ``3 (d / d_max)^2`` of its distance transform (JIMS 2025, section 3.4), 1 elsewhere, so
     that the uncertain border of an annotation counts little.
@@ -102,18 +103,18 @@ def real_defects(training: TrainingSet, image_size: tuple[int, int], size: tuple
     weights = torch.ones(len(training.entries), *size)
     for i in range(training.normal, len(training.entries)):
         sample, flip = training.entries[i]
-        mask = ndimage.binary_dilation(read_mask(sample.mask, image_size), np.ones((DILATION, DILATION)))
-        both = torch.from_numpy(np.stack([mask, region_weights(mask)])).flip(FLIPS[flip]).float()
-        small, weight = F.adaptive_avg_pool2d(both[None], size)[0]
+        mask = ndimage.binary_dilation(read_mask(sample.mask), np.ones((DILATION, DILATION)))
+        full = torch.from_numpy(np.stack([mask, region_weights(mask)])).flip(FLIPS[flip]).numpy()
+        both = torch.from_numpy(np.stack([resize_nearest(values, image_size) for values in full])).float()
+        small, weights[i] = F.interpolate(both[None], size, mode="bilinear", align_corners=True)[0]
         masks[i] = small >= 0.5
-        weights[i] = torch.where(masks[i], weight, 1.0)
     return RealDefects(masks, weights)
 
 
 def region_weights(mask: np.ndarray) -> np.ndarray:
-    """``3 (d / d_max)^2`` per connected region of a mask (H, W) bool, 0 outside; float32."""
+    """``3 (d / d_max)^2`` per connected region of a mask (H, W) bool, 1 outside; float32."""
     regions, count = ndimage.label(mask, np.ones((3, 3)))
     distance = ndimage.distance_transform_edt(mask)
     largest = ndimage.maximum(distance, regions, np.arange(count + 1))
     peak = np.concatenate([[1.0], np.atleast_1d(largest)[1:]])[regions]
-    return (REGION_WEIGHT * (distance / peak) ** REGION_POWER).astype(np.float32)
+    return np.where(mask, REGION_WEIGHT * (distance / peak) ** REGION_POWER, 1.0).astype(np.float32)

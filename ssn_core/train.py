@@ -22,8 +22,12 @@ HEAD_DECAY, ADAPTOR_DECAY = 1e-5, 1e-2  # the adaptor's is AdamW's default, as i
 DECAY_AT, DECAY = (0.8, 0.9), 0.4
 CLIP_NORM = 1.0
 MAGNITUDE_WEIGHT = 10.0
-#: one generator step closes a cycle of this many batches: v1 takes turns, v2 has three discriminator steps to one
-GENERATOR_EVERY = {"learned_v1": 2, "learned_v2": 4}
+#: one generator step closes a cycle of this many batches. Adversarial: v1 takes turns, v2 has three discriminator steps
+#: to one, counted over the whole training. As published: counted within an epoch.
+GENERATOR_EVERY = {
+    "adversarial": {"learned_v1": 2, "learned_v2": 4},
+    "as_published": {"learned_v1": 1, "learned_v2": 4},
+}
 
 
 class NonFiniteLoss(RuntimeError):
@@ -48,6 +52,7 @@ class Trainer:
         self.training, self.defects, self.labels = training, defects, training.labels
         self.forward = FastForward(model, *features.sizes)
         self.seen, self.step, self.epochs_done = torch.zeros(training.normal), 0, 0
+        self.batch = 0  # of the epoch under way
         self.feature_std = features.standard_deviation()
         self.unit = self.feature_std if config.noise_unit == "feature_std" else 1.0
         self.sigma = config.noise_std * self.unit
@@ -70,6 +75,7 @@ class Trainer:
         self._set_learning_rates()
         sums: dict[str, list[Tensor]] = {}
         order = self.training.epoch_order(self.seen, rng)
+        self.batch = 0
         for index in order.split(self.config.batch_size):
             for name, value in self._batch(index, rng).items():
                 sums.setdefault(name, []).append(value)
@@ -98,13 +104,15 @@ class Trainer:
         synthetic = self._synthetic_masks(index, rng)
         masked = Masked.of(synthetic, self.device)
         targets = self._targets(index, synthetic)
-        self.step += 1
+        self.step, self.batch = self.step + 1, self.batch + 1
         if self.generator is None:
             noise, adapted = self._gaussian(layers, masked, rng)
             losses = self._losses(layers, masked, noise, targets, adapted)
             self._step_model(losses["loss"])
+        elif self.config.noise_rule == "adversarial":
+            losses, noise = self._adversarial(layers, masked, targets, rng)
         else:
-            losses, noise = self._learned(layers, masked, targets, rng)
+            losses, noise = self._as_published(layers, masked, targets, rng)
         rms = noise.detach().square().mean().sqrt() if len(noise) else torch.zeros((), device=self.device)
         return {**{k: v.detach() for k, v in losses.items()}, "noise_rms": rms}
 
@@ -172,62 +180,82 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         optimizer.step()
 
+    def _generator_turn(self, batches: int) -> bool:
+        """Whether the batch that makes ``batches`` is the generator's."""
+        return batches % GENERATOR_EVERY[self.config.noise_rule][self.config.noise] == 0
+
+    def _latent(self, count: int, rng: torch.Generator) -> Tensor | None:
+        """z (count, 32) ~ N(0, 1) for v2; v1 knows none."""
+        return torch.randn(count, LATENT_CHANNELS, generator=rng).to(self.device) if self.generator.latent else None
+
     def _noise_from_generator(self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator) -> Tensor:
         """Learned noise (N, C) at the masked positions; the generator reads the adapted features as data."""
         with torch.no_grad(), _frozen_statistics(self.model):
-            adapted = self.forward.adapted(*layers).flatten(0, 2)
-            rows = adapted.index_select(0, masked.source)
-        if self.generator.beta is None:
-            return self.generator(rows)
-        shared = self.config.noise_rule == "as_published"  # there both copies of an image share one noise tensor
-        latent = torch.randn(len(adapted) if shared else len(rows), LATENT_CHANNELS, generator=rng).to(self.device)
-        return self.generator(rows, latent.index_select(0, masked.source) if shared else latent)
+            rows = self.forward.adapted(*layers).flatten(0, 2).index_select(0, masked.source)
+        return self.generator(rows, self._latent(len(rows), rng))
 
-    def _learned(
+    def _adversarial(
         self, layers: tuple[Tensor, ...], masked: Masked, targets: dict[str, Any], rng: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One batch of adversarial training, by the rule of the configuration."""
-        turn = self.step % GENERATOR_EVERY[self.config.noise] == 0
+        """One batch of adversarial training: either side steps alone, with the other one frozen."""
         noise = self._noise_from_generator(layers, masked, rng)
-        if self.config.noise_rule == "as_published":
-            losses = self._losses(layers, masked, noise, targets)
-            if turn:
-                losses["loss_generator"] = self._published_step(losses["loss"], noise)
-            else:
-                self._step_model(losses["loss"])
-        elif turn:
-            with _frozen_statistics(self.model):
-                losses = self._losses(layers, masked, noise, targets)
-            losses["loss_generator"] = self._generator_loss(losses["loss"], noise)
-            self._step_generator(losses["loss_generator"])
-        else:
+        if not self._generator_turn(self.step):
             losses = self._losses(layers, masked, noise.detach(), targets)
+            self._step_model(losses["loss"])
+            return losses, noise
+        with _frozen_statistics(self.model):
+            losses = self._losses(layers, masked, noise, targets)
+        losses["loss_generator"] = self._generator_loss(losses["loss"], noise)
+        optimizer = self.optimizers["generator"]
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss_generator"].backward(inputs=list(self.generator.parameters()))
+        optimizer.step()
+        return losses, noise
+
+    def _as_published(
+        self, layers: tuple[Tensor, ...], masked: Masked, targets: dict[str, Any], rng: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One batch of the published update (erratum 1). The generator makes noise for every position, the same for
+        both copies, from adapted features that keep their gradient: so the adaptor also learns through the noise.
+        """
+        adapted = self.forward.adapted(*layers)
+        rows = adapted.flatten(0, 2)
+        latent, turn = self._latent(len(rows), rng), self._generator_turn(self.batch)
+        everywhere = turn and latent is not None  # v2's magnitude is the mean over all positions, masked or not
+        if not everywhere:
+            rows = rows.index_select(0, masked.source)
+            latent = None if latent is None else latent.index_select(0, masked.source)
+        made = self.generator(rows, latent)
+        noise = made.index_select(0, masked.source) if everywhere else made
+        losses = self._losses(layers, masked, noise, targets, adapted)
+        if turn:
+            losses["loss_generator"] = self._generator_loss(losses["loss"], made)
+            self._published_step(losses["loss"], losses["loss_generator"])
+        else:
             self._step_model(losses["loss"])
         return losses, noise
 
     def _generator_loss(self, loss: Tensor, noise: Tensor) -> Tensor:
-        """v1: ``-L``. v2: ``-L + 10 mean(eps^2)``, the mean over the noise that is injected, in the noise's unit."""
+        """v1: ``-L``. v2: ``-L + 10 mean(eps^2)``, the mean over the given noise, in the noise's unit."""
         if self.config.noise == "learned_v1" or not len(noise):
             return -loss
         return MAGNITUDE_WEIGHT * (noise / self.unit).square().mean() - loss
 
-    def _step_generator(self, loss: Tensor) -> None:
-        optimizer = self.optimizers["generator"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(self.generator.parameters()))
-        optimizer.step()
+    def _published_step(self, loss: Tensor, generator_loss: Tensor) -> None:
+        """What two backward passes leave when hardly anything is cleared between them, and then both optimisers step.
 
-    def _published_step(self, loss: Tensor, noise: Tensor) -> Tensor:
-        """The published update (erratum 1): two backward passes, and no gradient cleared between them. Those of the
-        loss cancel, for the model altogether, and leave the generator the magnitude term alone."""
+        v1 clears the generator's gradients: it keeps -grad L. v2 clears nothing: the generator keeps
+        10 grad(mean eps^2), and so does the adaptor, whose features it reads. Either way grad L - grad L = 0 is left
+        for everything else, and the optimiser moves it by momentum and weight decay alone.
+        """
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        generator_loss = self._generator_loss(loss, noise)
         loss.backward(retain_graph=True)
+        if self.config.noise == "learned_v1":
+            self.optimizers["generator"].zero_grad(set_to_none=True)
         generator_loss.backward()
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return generator_loss
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next epoch depends on."""

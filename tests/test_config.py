@@ -52,8 +52,8 @@ def test_scenario_b_ablations_change_one_thing_each() -> None:
 
 
 def test_unknown_preset_and_field_list_the_known_ones() -> None:
-    with pytest.raises(InputError, match="'scenario_c' is unknown; choose one of baseline, scenario_a"):
-        preset("scenario_c")
+    with pytest.raises(InputError, match="'scenario_z' is unknown; choose one of baseline, scenario_a"):
+        preset("scenario_z")
     with pytest.raises(InputError, match="no field 'epoch'; its fields are experiment, dataset"):
         preset("scenario_a", epoch=3)
     with pytest.raises(InputError, match="no field 'colour'"):
@@ -72,7 +72,9 @@ def test_unknown_preset_and_field_list_the_known_ones() -> None:
         ({"noise": "learned_v2", "beta": -1.0}, "beta=-1.0 must"),
         ({"noise": "learned_v2"}, "needs beta"),
         ({"beta": 0.1}, "beta=0.1 belongs to noise='learned_v2'"),
-        ({"noise": "learned_v1", "noise_rule": "as_published"}, "noise_rule='as_published'"),
+        ({"noise_rule": "as_published"}, "noise_rule='as_published'"),
+        ({"noise": "learned_v1", "noise_rule": "as_published", "supervision": "full"}, "noise_rule='as_published'"),
+        ({"pixel_values": "softmax"}, "pixel_values='softmax' is unknown; choose one of logits, sigmoid"),
         ({"noise": "learned_v1", "method": "simplenet"}, "noise='learned_v1' is defined for"),
         ({"image_size": (24, 64)}, "image_size=(24, 64) must be"),
         ({"image_size": (64, 100)}, "image_size=(64, 100) must be"),

@@ -361,8 +361,23 @@ def test_mask_modes_and_nearest_resize(tmp_path: Path) -> None:
     for name, form in {**forms, "palette": palette}.items():
         form.save(tmp_path / f"{name}.png")
         assert np.array_equal(images.read_mask(tmp_path / f"{name}.png"), values), name
+    halved = images.read_mask(tmp_path / "bit.png", (2, 3))
+    assert np.array_equal(halved, values[::2, ::2])  # the position rounded down, not the nearest centre
     doubled = images.read_mask(tmp_path / "bit.png", (8, 12))
     assert np.array_equal(doubled, values.repeat(2, 0).repeat(2, 1))
+
+
+def test_resizing_is_opencvs() -> None:
+    """Golden values of cv2.resize (4.10 and 5.0 agree): INTER_LINEAR on grey levels, INTER_NEAREST on masks."""
+    golden = np.load(Path(__file__).parent / "golden" / "opencv_resize.npz")
+    for i in range(4):
+        wanted = golden[f"image{i}_resized"].astype(int)
+        gap = images.resize_bilinear(golden[f"image{i}"], wanted.shape[:2]) - wanted
+        assert np.abs(gap).max() <= 1 and (gap != 0).mean() < 0.01, i
+        smaller = wanted.size < golden[f"image{i}"].size
+        assert not (smaller and gap.any()), i  # exact wherever the image shrinks
+        wanted = golden[f"mask{i}_resized"]
+        assert np.array_equal(images.resize_nearest(golden[f"mask{i}"], wanted.shape), wanted), i
 
 
 def test_to_tensor_is_normalised_and_resized() -> None:

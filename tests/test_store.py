@@ -333,8 +333,8 @@ def test_folder_of_another_configuration_is_refused(copied: RunResult) -> None:
 
 
 def test_folder_of_another_format_is_refused(copied: RunResult) -> None:
-    (copied.path / "run.json").write_text(json.dumps(copied.info | {"format": 2}))
-    with pytest.raises(InputError, match=r"run.json has format 2, this version reads format 1; delete the folder"):
+    (copied.path / "run.json").write_text(json.dumps(copied.info | {"format": 1}))
+    with pytest.raises(InputError, match=r"run.json has format 1, this version reads format 2; delete the folder"):
         run(copied.config, copied.path.parent, log=quiet)
 
 
@@ -346,7 +346,7 @@ def test_folder_of_a_later_version_with_other_fields_is_refused_by_name(copied: 
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.json"])
-@pytest.mark.parametrize("content", ["", '{"format": 1, "con'])
+@pytest.mark.parametrize("content", ["", '{"format": 2, "con'])
 def test_truncated_results_are_refused(copied: RunResult, name: str, content: str) -> None:
     (copied.path / name).write_text(content)
     with pytest.raises(InputError, match=f"{name} cannot be read .* delete the folder"):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from support import relative, tiny_config
 from torch import Tensor, nn
@@ -111,9 +110,6 @@ def plain_losses(trainer: Trainer, index: Tensor, generator: torch.Generator) ->
     rows = both[masks.flatten()]
     if twin.generator.beta is None:
         noise = twin.generator(rows)
-    elif twin.config.noise_rule == "as_published":
-        latent = torch.randn(len(both) // 2, 32, generator=generator)
-        noise = twin.generator(rows, torch.cat([latent, latent])[masks.flatten()])
     else:
         noise = twin.generator(rows, torch.randn(len(rows), 32, generator=generator))
     dense = torch.zeros(len(both), twin.model.channels)
@@ -128,7 +124,7 @@ def plain_losses(trainer: Trainer, index: Tensor, generator: torch.Generator) ->
 def test_adversarial_generator_gradient_is_that_of_its_loss(noise: str) -> None:
     """v1: -L. v2: -L + 10 mean(eps^2). Computed by the plain form from equal weights and equal draws."""
     trainer = learned(noise=noise, beta=0.3 if noise == "learned_v2" else None)
-    wait = train.GENERATOR_EVERY[noise] - 1
+    wait = train.GENERATOR_EVERY["adversarial"][noise] - 1
     steps(trainer, wait)
     index = torch.arange(4)
     loss, eps, twin = plain_losses(trainer, index, rng(7))
@@ -167,35 +163,106 @@ def test_discriminator_step_takes_noise_as_data() -> None:
         assert (found - wanted).norm() < CLOSE * wanted.norm(), name
 
 
-def test_as_published_the_generators_gradient_is_that_of_the_magnitude_alone() -> None:
-    """Erratum 1: +grad L - grad L + 10 grad mean(eps^2); the model's gradient cancels on that step too."""
-    trainer = learned(noise_rule="as_published")
-    for _ in range(3):
+def published(noise: str, adaptor: str = "linear", **changes: Any) -> Trainer:
+    beta = 0.3 if noise == "learned_v2" else None
+    return learned(noise=noise, beta=beta, noise_rule="as_published", adaptor=adaptor, **changes)
+
+
+def literal_batch(trainer: Trainer, index: Tensor, generator: torch.Generator) -> tuple[Trainer, bool]:
+    """One batch of the published loops (02ae5e3 for v1, c977e14 for v2) in the plain form, backward pass by backward
+    pass, up to the optimisers: -> a copy that holds the gradients, and whether its generator steps."""
+    twin = copy.deepcopy(trainer)
+    model, maker, v1 = twin.model, twin.generator, trainer.config.noise == "learned_v1"
+    model.zero_grad(), maker.zero_grad()
+    masks = twin._synthetic_masks(index, generator)
+    layers = [f[index].permute(0, 3, 1, 2) for f in (twin.features.layer2, twin.features.layer3)]
+    raw = upscale(*layers)
+    adapted = model.adaptor(raw)
+    rows = adapted.permute(0, 2, 3, 1).flatten(0, 2)
+    latent = () if v1 else (torch.randn(len(rows), 32, generator=generator),)
+    eps = maker(rows, *latent).view(len(index), *raw.shape[2:], -1).permute(0, 3, 1, 2)
+    eps = torch.cat([eps, eps])
+    where = masks[:, None].float()
+    maps, scores = model.heads(*(torch.cat([f, f]) + where * eps for f in (raw, adapted)))
+    loss = map_loss(maps[:, 0], masks) + focal(scores, masks.flatten(1).any(1))
+    loss.backward(retain_graph=True)
+    if v1:
+        maker.zero_grad()
+        (-loss).backward()
+        return twin, True
+    turn = (trainer.batch + 1) % 4 == 0
+    if turn:
+        (-loss + 10 * torch.mean(eps**2)).backward()
+    return twin, turn
+
+
+@pytest.mark.parametrize("adaptor", ["linear", "conv3x3_bn_relu"])
+@pytest.mark.parametrize("noise", ["learned_v1", "learned_v2"])
+def test_as_published_every_gradient_is_that_of_the_published_loop(noise: str, adaptor: str) -> None:
+    trainer, index = published(noise, adaptor), torch.arange(4)
+    for batch in range(5):
+        twin, turn = literal_batch(trainer, index, rng(batch))
         before = values(trainer.generator)
-        steps(trainer, 1)
-        assert unchanged(trainer.generator, before)
-    loss, eps, twin = plain_losses(trainer, torch.arange(4), rng(7))
-    loss.backward(inputs=twin.parameters, retain_graph=True)
-    (10 * eps.square().mean()).backward()
-    found = trainer._batch(torch.arange(4), rng(7))
-    assert float(found["loss_generator"]) == pytest.approx(float((10 * eps.square().mean() - loss).detach()), rel=1e-3)
-    for a, b in zip(trainer.generator.parameters(), twin.generator.parameters(), strict=True):
-        assert relative(a.grad, b.grad) < CLOSE
-    found_gradients, one_way = ({n: p.grad for n, p in t.model.named_parameters()} for t in (trainer, twin))
-    for name in ("adaptor.0.weight", "segmentation.conv.weight", "segmentation.bn.bias", "classification.conv.weight"):
-        assert found_gradients[name].abs().max() < 1e-5 * one_way[name].abs().max(), name
+        trainer._batch(index, rng(batch))
+        assert unchanged(trainer.generator, before) is not turn
+        wanted = dict(twin.model.named_parameters())
+        largest = max(float(p.grad.norm()) for p in wanted.values() if p.grad is not None)
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.grad is not None:
+                gap = float((parameter.grad - wanted[name].grad).norm())
+                assert gap <= CLOSE * float(wanted[name].grad.norm()) + 1e-5 * largest, (batch, name)
+        for ours, theirs in zip(trainer.generator.parameters(), twin.generator.parameters(), strict=True):
+            assert not turn or relative(ours.grad, theirs.grad) < CLOSE
 
 
-def test_as_published_both_copies_share_one_latent() -> None:
-    trainer = learned(noise_rule="as_published")
+def test_as_published_v1_leaves_the_detector_to_its_weight_decay() -> None:
+    """Erratum 1: grad L - grad L = 0 on every batch, so nothing is ever learned from the loss."""
+    trainer = published("learned_v1")
+    start = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    steps(trainer, 6)
+    for group in trainer.optimizers["model"].param_groups:
+        kept = (1 - group["lr"] * group["weight_decay"]) ** 6
+        for parameter in (p for p in group["params"] if p.grad is not None):
+            assert not parameter.grad.any()
+            name = next(n for n, p in trainer.model.named_parameters() if p is parameter)
+            assert torch.allclose(parameter, kept * start[name], rtol=1e-6, atol=0), name
+
+
+def test_as_published_v2_leaves_the_adaptor_the_magnitudes_gradient_on_the_generators_batch() -> None:
+    """Its generator reads features that keep their gradient; only the heads' gradients cancel."""
+    trainer = published("learned_v2")
+    steps(trainer, 4)
+    heads = [p for n, p in trainer.model.named_parameters() if n.startswith(("segmentation", "classification"))]
+    assert not any(p.grad.any() for p in heads if p.grad is not None)
+    assert all(p.grad.any() for p in trainer.model.adaptor.parameters())
+
+
+def test_as_published_v2_counts_its_batches_anew_every_epoch() -> None:
+    """Five batches an epoch: the generator steps once in each, not every fourth batch of the training."""
+    trainer = published("learned_v2")
+    trainer.training = TrainingSet([(sample(i), 0) for i in range(20)], 20, [])
+    trainer.seen, trainer.labels = torch.zeros(20), trainer.training.labels
+    trainer.features = Features(
+        *(f.repeat(3, 1, 1, 1)[:20] for f in (trainer.features.layer2, trainer.features.layer3))
+    )
+    turns = []
+    original = trainer.optimizers["generator"].step
+    trainer.optimizers["generator"].step = lambda: (turns.append(trainer.step), original())
+    for _ in range(3):
+        trainer.epoch()
+    assert trainer.step == 15 and turns == [4, 9, 14]
+
+
+@pytest.mark.parametrize("rule", ["adversarial", "as_published"])
+def test_published_copies_share_one_noise(rule: str) -> None:
+    trainer = published("learned_v2") if rule == "as_published" else learned()
     trainer._synthetic_masks = lambda index, _: torch.ones(2 * len(index), *trainer.forward.size, dtype=torch.bool)
-    layers = trainer.features.batch(torch.arange(4), trainer.device)
-    masked = train.Masked.of(trainer._synthetic_masks(torch.arange(4), rng()))
-    first, second = trainer._noise_from_generator(layers, masked, rng()).chunk(2)
-    assert torch.equal(first, second)
-    trainer = learned()
-    first, second = trainer._noise_from_generator(layers, masked, rng()).chunk(2)
-    assert not torch.allclose(first, second)
+    seen = []
+    losses = trainer._losses
+    trainer._losses = lambda layers, masked, noise, *rest: seen.append(noise) or losses(layers, masked, noise, *rest)
+    steps(trainer, 1)
+    first, second = seen[0].chunk(2)
+    assert torch.equal(first, second) is (rule == "as_published")
 
 
 def test_generator_is_no_part_of_the_model() -> None:
@@ -474,8 +541,8 @@ def test_region_weights_by_hand() -> None:
     weights = region_weights(mask)
     assert weights[4, 3] == pytest.approx(3) and weights[4, 2] == pytest.approx(3 * 4 / 9)
     assert weights[2, 1] == pytest.approx(3 / 9) and weights[2, 3] == pytest.approx(3 / 9)
-    assert np.allclose(weights[4, 8:13], 3) and not weights[~mask].any()
-    assert weights.dtype == np.float32 and not region_weights(np.zeros((4, 4), bool)).any()
+    assert np.allclose(weights[4, 8:13], 3) and (weights[~mask] == 1).all()
+    assert weights.dtype == np.float32 and (region_weights(np.zeros((4, 4), bool)) == 1).all()
 
 
 def test_regions_that_touch_at_a_corner_are_one() -> None:
@@ -484,25 +551,31 @@ def test_regions_that_touch_at_a_corner_are_one() -> None:
     assert region_weights(mask)[6, 6] < 1.5  # its distance is measured against the square's
 
 
-def test_real_defects_are_dilated_flipped_and_shrunk(tmp_path: Path) -> None:
-    pixels = np.zeros((64, 32), np.uint8)
-    pixels[20, 9:12] = 255  # a hairline: 7 x 7 dilation makes it 7 rows of 9 pixels
+def test_real_defects_are_dilated_flipped_and_sampled_as_published(tmp_path: Path) -> None:
+    """At the file's own size, nearest to the image size, then bilinear with aligned corners; half is defective."""
+    pixels = np.zeros((128, 64), np.uint8)
+    pixels[40:60, 18:40] = 255  # 7 x 7 dilation makes it 26 rows of 28 pixels
     Image.fromarray(pixels).save(tmp_path / "mask.png")
     defect = sample(1, 1, tmp_path / "mask.png")
     training = TrainingSet([(sample(0), 0), *((defect, flip) for flip in range(4))], 1, [])
     real = real_defects(training, (64, 32), (16, 8))
     assert real.masks.shape == real.weights.shape == (5, 16, 8)
     assert not real.masks[0].any() and (real.weights[0] == 1).all()
-    wide = np.zeros((64, 32), bool)
-    wide[17:24, 6:15] = True
-    fraction = F.avg_pool2d(torch.from_numpy(wide).float()[None], 4)[0]
-    assert torch.equal(real.masks[1], fraction >= 0.5) and real.masks[1].any()
-    weights = F.avg_pool2d(torch.from_numpy(region_weights(wide))[None], 4)[0]
-    assert torch.allclose(real.weights[1], torch.where(real.masks[1], weights, 1.0))
-    assert 0 < real.weights[1][real.masks[1]].min() < real.weights[1][real.masks[1]].max() <= 3
+    wide = np.zeros((128, 64), bool)
+    wide[37:63, 15:43] = True
+    weights = region_weights(wide)
     for flip, dims in enumerate(FLIPS):
-        assert torch.equal(real.masks[1 + flip], real.masks[1].flip(dims))
-        assert torch.equal(real.weights[1 + flip], real.weights[1].flip(dims))
+        for found, full in ((real.masks[1 + flip], wide.astype(np.float32)), (real.weights[1 + flip], weights)):
+            small = np.flip(full, dims)[::2, ::2]
+            for y in range(16):
+                for x in range(8):
+                    r, c = y * 63 / 15, x * 31 / 7
+                    i, j = min(int(r), 62), min(int(c), 30)
+                    top, bottom = (small[i + k, j] * (j + 1 - c) + small[i + k, j + 1] * (c - j) for k in (0, 1))
+                    value = top * (i + 1 - r) + bottom * (r - i)
+                    wanted = value >= 0.5 if found.dtype == torch.bool else value
+                    assert float(found[y, x]) == pytest.approx(float(wanted), abs=1e-4)
+    assert 0 < real.weights.min() < 1 < real.weights.max() <= 3
 
 
 # --- state
