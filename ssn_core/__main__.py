@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -132,7 +131,7 @@ def _value(pair: str, name: str, text: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_TEXT_FIELDS = {field.name for field in dataclasses.fields(RunConfig) if field.type == "str"}
+_TEXT_FIELDS = {name for name, field in RunConfig.model_fields.items() if isinstance(field.default, str)}
 
 
 if __name__ == "__main__":

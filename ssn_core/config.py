@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError
 
-METHODS = ("supersimplenet", "gap_cam", "simplenet")
-BACKBONES = ("wide_resnet50_2", "resnet18", "efficientnet_lite0")
-ADAPTORS = ("linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu")
-DATASETS = ("mvtec", "ksdd2", "ksdd1", "synthetic")
-NOISES = ("gaussian", "learned_v1", "learned_v2")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "method": METHODS,
-    "backbone": BACKBONES,
-    "adaptor": ADAPTORS,
-    "cls_features": ("raw", "adapted"),
-    "dataset": DATASETS,
-    "noise": NOISES,
-    "noise_unit": ("absolute", "feature_std", "adapted_std"),
-    "noise_rule": ("adversarial", "as_published"),
-    "supervision": ("unsupervised", "weak", "full"),
-    "noise_region": ("anywhere", "outside_defects"),
-    "pixel_values": ("logits", "sigmoid"),
-}
+Method = Literal["supersimplenet", "gap_cam", "simplenet"]
+Backbone = Literal["wide_resnet50_2", "resnet18", "efficientnet_lite0"]
+Adaptor = Literal["linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu"]
+
+ADAPTORS: tuple[str, ...] = get_args(Adaptor)
+
+Name = Annotated[str, Field(pattern=r"^[^/]+$", max_length=100, description="a name without a slash")]  # of a folder
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=32, multiple_of=8)]
+Size = Annotated[
+    tuple[Side, Side],
+    BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v),  # JSON and YAML know no tuples
+    Field(description="(height, width), each a multiple of 8 and at least 32"),
+]
 
 
-@dataclass(frozen=True)
-class RunConfig:
+class RunConfig(BaseModel):
     """One training and its evaluation. The defaults are the baseline of the course report.
 
     Sizes are (height, width) in pixels; ``noise_std`` and ``beta`` are in the unit of ``noise_unit``: the features'
@@ -40,149 +36,100 @@ class RunConfig:
     Unknown or contradictory values raise :class:`InputError` at construction, naming the field.
     """
 
-    experiment: str = "baseline"
-    dataset: str = "mvtec"
-    category: str = "bottle"
-    method: str = "supersimplenet"
-    backbone: str = "wide_resnet50_2"
-    adaptor: str = "linear"
-    cls_features: str = "raw"  # what the classification head reads: JIMS 2025 raw, ICPR 2024 adapted
-    noise: str = "gaussian"
-    noise_std: float = 0.015
-    noise_unit: str = "absolute"
-    noise_region: str = "anywhere"  # may synthetic noise fall on real defects? (erratum 6)
-    beta: float | None = None  # bound of the learned noise, learned_v2 only
-    noise_rule: str = "adversarial"  # who gets which gradient, learned noise only (erratum 1)
-    supervision: str = "unsupervised"
-    pixel_values: str = "logits"  # what the pixel metrics rank; the published code took the map's sigmoid (erratum 12)
-    image_size: tuple[int, int] = (256, 256)
-    seed: int = 0
-    epochs: int = 300
-    batch_size: int = 32
-    perlin_threshold: float = 0.2
-    flips: int = 4  # versions of every defective image in an epoch of a supervised run
-    adaptor_lr: float = 1e-4
-    head_lr: float = 2e-4
-    eval_every: int = 0  # epochs between evaluations recorded in the history; 0: the final epoch only
-    validation_fraction: float = 0.0  # part of the normal training images held out for model selection
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def __post_init__(self) -> None:
-        if isinstance(self.image_size, list):  # JSON and YAML know no tuples
-            object.__setattr__(self, "image_size", tuple(self.image_size))
-        problems = [
-            f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
-            for name, known in CHOICES.items()
-            if getattr(self, name) not in known
-        ]
-        problems += [
-            f"{name}={value!r} must be {what}"
-            for name, what in (("experiment", "a name"), ("category", "a folder's name"))
-            if not isinstance(value := getattr(self, name), str) or not value or "/" in value
-        ]
-        problems += [text for broken, text in (*self._range_checks(), *self._contradictions()) if broken]
+    experiment: Name = "baseline"
+    dataset: Literal["mvtec", "ksdd2", "ksdd1", "synthetic"] = "mvtec"
+    category: Name = "bottle"
+    method: Method = "supersimplenet"
+    backbone: Backbone = "wide_resnet50_2"
+    adaptor: Adaptor = "linear"
+    cls_features: Literal["raw", "adapted"] = "raw"  # read by the classification head: JIMS 2025 raw, ICPR 2024 adapted
+    noise: Literal["gaussian", "learned_v1", "learned_v2"] = "gaussian"
+    noise_std: Positive = 0.015
+    noise_unit: Literal["absolute", "feature_std", "adapted_std"] = "absolute"
+    noise_region: Literal["anywhere", "outside_defects"] = "anywhere"  # may it fall on real defects? (erratum 6)
+    beta: Positive | None = None  # bound of the learned noise, learned_v2 only
+    noise_rule: Literal["adversarial", "as_published"] = "adversarial"  # who gets which gradient (erratum 1)
+    supervision: Literal["unsupervised", "weak", "full"] = "unsupervised"
+    pixel_values: Literal["logits", "sigmoid"] = "logits"  # what the pixel metrics rank (erratum 12)
+    image_size: Size = (256, 256)
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    epochs: Annotated[int, Field(ge=1)] = 300
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    perlin_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.2
+    flips: Annotated[int, Field(ge=1, le=4)] = 4  # versions of every defective image in an epoch of a supervised run
+    adaptor_lr: Positive = 1e-4
+    head_lr: Positive = 2e-4
+    eval_every: Annotated[int, Field(ge=0)] = 0  # epochs between evaluations in the history; 0: the final epoch only
+    validation_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # of the normal training images, for selection
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError("RunConfig: " + "; ".join(dict.fromkeys(_lines(error, values)))) from None
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> RunConfig:
+        problems = [text for broken, text in self._contradictions() if broken]
         if problems:
-            raise InputError("RunConfig: " + "; ".join(problems))
-        for field in dataclasses.fields(self):  # equal configurations have one spelling, hence one run folder
-            if type(value := getattr(self, field.name)) is int and "float" in str(field.type):
-                object.__setattr__(self, field.name, float(value))
+            raise ValueError("; ".join(problems))
+        return self
 
-    def _range_checks(self) -> list[tuple[bool, str]]:
-        size = self.image_size
-        good_size = (
-            isinstance(size, tuple) and len(size) == 2 and all(type(s) is int and s >= 32 and s % 8 == 0 for s in size)
-        )
-        integers = {"seed": 0, "epochs": 1, "batch_size": 2, "eval_every": 0}
-        return [
-            *(
-                (
-                    type(value := getattr(self, name)) is not int or value < least,
-                    f"{name}={value!r} must be an integer >= {least}",
-                )
-                for name, least in integers.items()
-            ),
-            (
-                not good_size,
-                f"image_size={size!r} must be (height, width), each a multiple of 8 and at least 32",
-            ),
-            (not _positive(self.noise_std), f"noise_std={self.noise_std!r} must be a number > 0"),
-            (self.beta is not None and not _positive(self.beta), f"beta={self.beta!r} must be a number > 0"),
-            (
-                type(self.flips) is not int or self.flips not in (1, 2, 3, 4),
-                f"flips={self.flips!r} must be 1 to 4: as is, vertical, horizontal, rotated by 180 degrees",
-            ),
-            (
-                not (_number(self.validation_fraction) and 0 <= self.validation_fraction < 0.5),
-                f"validation_fraction={self.validation_fraction!r} must lie in [0, 0.5)",
-            ),
-            (
-                not _number(self.perlin_threshold),
-                f"perlin_threshold={self.perlin_threshold!r} must be a number",
-            ),
-            *(
-                (not _positive(getattr(self, name)), f"{name}={getattr(self, name)!r} must be > 0")
-                for name in ("adaptor_lr", "head_lr")
-            ),
-        ]
-
-    def _contradictions(self) -> list[tuple[bool, str]]:
+    def _contradictions(self) -> Iterator[tuple[bool, str]]:
         learned = self.noise != "gaussian"
-        return [
-            (
-                str(self.experiment).startswith("scenario_b") and self.adaptor == "linear",
-                "experiment='scenario_b' needs a nonlinear or spatial adaptor, got adaptor='linear'; "
-                "choose adaptor='conv3x3_bn_relu' or the preset 'scenario_a'",
-            ),
-            (
-                self.noise == "learned_v2" and self.beta is None,
-                "noise='learned_v2' needs beta, the bound of the noise (the report used 0.1)",
-            ),
-            (
-                self.noise != "learned_v2" and self.beta is not None,
-                f"beta={self.beta!r} belongs to noise='learned_v2', not to noise={self.noise!r}",
-            ),
-            (
-                self.noise_rule == "as_published" and (not learned or self.supervision != "unsupervised"),
-                "noise_rule='as_published' is the published unsupervised update of noise='learned_v1' or 'learned_v2'",
-            ),
-            (
-                self.noise_unit == "adapted_std" and self.adaptor == "linear",
-                "noise_unit='adapted_std' is for adaptors that change the features' scale; "
-                "with adaptor='linear' use 'feature_std'",
-            ),
-            (
-                learned and self.noise_unit == "adapted_std",
-                f"noise={self.noise!r} with noise_unit='adapted_std': a generator's bound cannot follow features that "
-                "are being trained; use 'absolute' or 'feature_std'",
-            ),
-            (
-                learned and self.method != "supersimplenet",
-                f"noise={self.noise!r} is defined for method='supersimplenet'",
-            ),
-            (
-                self.method == "gap_cam" and self.supervision != "weak",
-                "method='gap_cam' learns from image labels: supervision must be 'weak'",
-            ),
-            (
-                self.method == "simplenet" and self.supervision != "unsupervised",
-                "method='simplenet' is unsupervised only",
-            ),
-            (
-                self.noise_region == "outside_defects" and self.supervision == "unsupervised",
-                "noise_region='outside_defects' needs training masks; an unsupervised run has no defects to avoid",
-            ),
-        ]
+        yield (
+            self.experiment.startswith("scenario_b") and self.adaptor == "linear",
+            "experiment='scenario_b' needs a nonlinear or spatial adaptor, got adaptor='linear'; "
+            "choose adaptor='conv3x3_bn_relu' or the preset 'scenario_a'",
+        )
+        yield (
+            self.noise == "learned_v2" and self.beta is None,
+            "noise='learned_v2' needs beta, the bound of the noise (the report used 0.1)",
+        )
+        yield (
+            self.noise != "learned_v2" and self.beta is not None,
+            f"beta={self.beta!r} belongs to noise='learned_v2', not to noise={self.noise!r}",
+        )
+        yield (
+            self.noise_rule == "as_published" and (not learned or self.supervision != "unsupervised"),
+            "noise_rule='as_published' is the published unsupervised update of noise='learned_v1' or 'learned_v2'",
+        )
+        yield (
+            self.noise_unit == "adapted_std" and self.adaptor == "linear",
+            "noise_unit='adapted_std' is for adaptors that change the features' scale; "
+            "with adaptor='linear' use 'feature_std'",
+        )
+        yield (
+            learned and self.noise_unit == "adapted_std",
+            f"noise={self.noise!r} with noise_unit='adapted_std': a generator's bound cannot follow features that "
+            "are being trained; use 'absolute' or 'feature_std'",
+        )
+        yield (
+            learned and self.method != "supersimplenet",
+            f"noise={self.noise!r} is defined for method='supersimplenet'",
+        )
+        yield (
+            self.method == "gap_cam" and self.supervision != "weak",
+            "method='gap_cam' learns from image labels: supervision must be 'weak'",
+        )
+        yield (
+            self.method == "simplenet" and self.supervision != "unsupervised",
+            "method='simplenet' is unsupervised only",
+        )
+        yield (
+            self.noise_region == "outside_defects" and self.supervision == "unsupervised",
+            "noise_region='outside_defects' needs training masks; an unsupervised run has no defects to avoid",
+        )
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """The same with other values of some fields, checked anew."""
+        return RunConfig(**{**dict(self), **changes})
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready (the image size as a list)."""
-        values = dataclasses.asdict(self)
-        values["image_size"] = list(self.image_size)
-        return values
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
-        """Inverse of :meth:`as_dict`; an unknown field is an :class:`InputError`."""
-        _reject_unknown_fields(values)
-        return cls(**values)
+        return self.model_dump(mode="json")
 
     @property
     def run_id(self) -> str:
@@ -190,9 +137,7 @@ class RunConfig:
 
         Only fields that differ from the defaults enter the hash, so a field added later renames no old run.
         """
-        changed = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        }
+        changed = {name: value for name, value in self if value != type(self).model_fields[name].default}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         data = self.dataset if self.category == self.dataset else f"{self.dataset}-{self.category}"
         return f"{self.experiment}-{self.backbone}-{data}-s{self.seed}-{digest}"
@@ -201,6 +146,20 @@ class RunConfig:
     def needs_training_masks(self) -> bool:
         """Whether training reads the masks of the training set at all."""
         return self.supervision == "full" or self.noise_region == "outside_defects"
+
+
+def _lines(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
+    """Each problem with the field's name, its value and the way out."""
+    for problem in error.errors():
+        field = problem["loc"][0] if problem["loc"] else ""
+        if problem["type"] == "extra_forbidden":
+            yield f"no field {field!r}; its fields are {', '.join(RunConfig.model_fields)}"
+        elif not field:
+            yield problem["msg"].removeprefix("Value error, ")
+        else:
+            known = RunConfig.model_fields[field].description
+            rule = f"must be {known}" if known else problem["msg"].replace("Input should", "must")
+            yield f"{field}={values[field]!r} {rule}"
 
 
 _A: dict[str, Any] = {"backbone": "resnet18"}
@@ -248,25 +207,4 @@ def preset(name: str, **changes: Any) -> RunConfig:
     """
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    _reject_unknown_fields(changes)
     return RunConfig(**{"experiment": name, **PRESETS[name], **changes})
-
-
-def _reject_unknown_fields(values: dict[str, Any]) -> None:
-    known = [f.name for f in dataclasses.fields(RunConfig)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise InputError(f"RunConfig has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}")
-
-
-def _number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and value == value
-        and abs(value) != float("inf")
-    )
-
-
-def _positive(value: Any) -> bool:
-    return _number(value) and value > 0

@@ -40,7 +40,7 @@ class NoiseView:
 
 def view_noise(config: RunConfig, dataset: Dataset, epochs: int = 2, images: int = 32) -> NoiseView:
     """Train a learned-noise configuration on its first ``images`` images for a few epochs and look at its noise."""
-    config = dataclasses.replace(config, epochs=epochs, eval_every=0, validation_fraction=0.0)
+    config = config.replace(epochs=epochs, eval_every=0, validation_fraction=0.0)
     device = torch.device("cpu")
     training = TrainingSet.of(config, dataclasses.replace(dataset, train=dataset.train[:images]))
     with torch.random.fork_rng(devices=[]):

@@ -146,7 +146,7 @@ def matched_control(result: RunResult) -> RunConfig:
     rms = float(result.history["noise_rms"].mean())
     fields = result.config.as_dict() | {"experiment": "noise_control", "noise": "gaussian", "beta": None}
     fields |= {"noise_rule": "adversarial", "noise_unit": "absolute", "noise_std": float(f"{rms:.3g}")}
-    return RunConfig.from_dict(fields)
+    return RunConfig(**fields)
 
 
 def run_command(config: RunConfig) -> str:

@@ -114,7 +114,7 @@ def load_run(folder: str | Path) -> RunResult:
             f"{path} has format {info.get('format')!r}, this version reads format {FORMAT}; "
             "delete the folder and run the configuration again"
         )
-    config = read_run_file(path, lambda _: RunConfig.from_dict(info["config"]))
+    config = read_run_file(path, lambda _: RunConfig(**info["config"]))
     return RunResult(config, folder, info, read_run_file(folder / "metrics.json", read_json))
 
 

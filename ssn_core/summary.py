@@ -6,7 +6,6 @@ with the sample's standard deviation, and says how many seeds there are.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -187,8 +186,8 @@ def _commands(results: list[RunResult]) -> list[dict[str, Any]]:
     for config in (c for n in full.experiments if n not in cpu.experiments for c in full.configs(n) if c.seed == 0):
         if (model := models.get(config.category)) is not None:
             cost = {name: getattr(model, name) for name in (*_COST, "eval_every")}
-            configs.append(dataclasses.replace(config, **cost))
-    seeds = [dataclasses.replace(config, seed=seed) for config in configs for seed in range(_SEEDS)]
+            configs.append(config.replace(**cost))
+    seeds = [config.replace(seed=seed) for config in configs for seed in range(_SEEDS)]
     return [_command(config, config.run_id in there) for config in seeds]
 
 

@@ -6,7 +6,6 @@ the source has no such value. "n/a": the metric is not defined there. "not run":
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def select(outcomes: Iterable[Outcome], **fields: Any) -> list[Outcome]:
 def family(config: RunConfig) -> RunConfig:
     """What the seeds of one method share. Each control has the noise of its own seed's learned run, so that varies."""
     level = 1.0 if config.experiment == "noise_control" else config.noise_std
-    return dataclasses.replace(config, seed=0, noise_std=level)
+    return config.replace(seed=0, noise_std=level)
 
 
 def comparison(outcomes: Sequence[Outcome], metrics: Sequence[str] = METRICS, references: bool = True) -> pd.DataFrame:

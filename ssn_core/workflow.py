@@ -62,7 +62,7 @@ def milestones(text: str) -> None:
 
 def simplenet_like(config: RunConfig) -> RunConfig:
     """SimpleNet on the data and under the conditions of an unsupervised run: nothing differs but the method."""
-    return RunConfig.from_dict(config.as_dict() | {"experiment": "simplenet", "method": "simplenet"})
+    return config.replace(**{"experiment": "simplenet", "method": "simplenet"})
 
 
 def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:

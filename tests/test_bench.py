@@ -71,8 +71,8 @@ def test_a_profile_with_a_wrong_key_or_experiment_is_refused() -> None:
     demo = load_profile("demo")
     with pytest.raises(InputError, match="bench: keys cycles are unknown or missing"):
         Settings.of(dataclasses.replace(demo, bench={**demo.bench, "cycles": 3}))
-    wrong = {**demo.bench, "models": [["scenario_c", "resnet18"]]}
-    with pytest.raises(InputError, match="unknown experiments scenario_c"):
+    wrong = {**demo.bench, "models": [["scenario_z", "resnet18"]]}
+    with pytest.raises(InputError, match="unknown experiments scenario_z"):
         Settings.of(dataclasses.replace(demo, bench=wrong))
 
 

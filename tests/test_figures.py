@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -343,11 +342,9 @@ def test_published_kolektorsdd2_is_never_given_to_the_stand_in() -> None:
         pytest.approx(0.972005),
         "JIMS 2025 (SuperSimpleNet's own weak supervision)",
     )
-    stand_in = dataclasses.replace(weak, dataset="ksdd1", category="ksdd1")
+    stand_in = weak.replace(dataset="ksdd1", category="ksdd1")
     assert reference.published(stand_in, "AP-det") is None
-    assert (
-        reference.course_report(dataclasses.replace(stand_in, experiment="weak_gap_cam_as_published"), "AP-det") is None
-    )
+    assert reference.course_report(stand_in.replace(experiment="weak_gap_cam_as_published"), "AP-det") is None
 
 
 def test_controls_of_several_seeds_are_one_row(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_run_folder_holds_what_it_should(finished: RunResult) -> None:
     assert names == {"run.json", *COMPARED}  # no checkpoint, no half-written file
     assert_strict_json(finished.path)
     info = finished.info
-    assert RunConfig.from_dict(info["config"]) == finished.config
+    assert RunConfig(**info["config"]) == finished.config
     assert (info["format"], info["status"], info["seed"], info["epochs_done"], info["steps"]) == (
         1,
         "finished",
@@ -190,7 +190,7 @@ def test_equal_configurations_give_equal_runs_and_the_seed_matters(
     again = run(finished.config, tmp_path, tiny_sets, log=quiet)
     assert_equal_runs(finished, again)
     fields = finished.config.as_dict()
-    other = run(RunConfig.from_dict(fields | {"seed": 1}), tmp_path, tiny_sets, log=quiet)
+    other = run(RunConfig(**fields | {"seed": 1}), tmp_path, tiny_sets, log=quiet)
     assert other.path != again.path and not np.allclose(other.scores.score, again.scores.score)
 
 
@@ -235,7 +235,7 @@ elif how == "while writing a checkpoint":
     torch.save = half
 else:
     runner.write_json = die  # after the last epoch, while results are written
-store.run(RunConfig.from_dict(json.loads(config)), folder, data, checkpoint_seconds=0)
+store.run(RunConfig(**json.loads(config)), folder, data, checkpoint_seconds=0)
 """
 
 
@@ -341,7 +341,7 @@ def test_folder_of_another_format_is_refused(copied: RunResult) -> None:
 def test_folder_of_a_later_version_with_other_fields_is_refused_by_name(copied: RunResult) -> None:
     info = copied.info | {"config": copied.info["config"] | {"colour": "red"}}
     (copied.path / "run.json").write_text(json.dumps(info))
-    with pytest.raises(InputError, match=r"run.json cannot be read \(RunConfig has no field 'colour'"):
+    with pytest.raises(InputError, match=r"run.json cannot be read \(RunConfig: no field 'colour'"):
         load_run(copied.path)
 
 
