@@ -1,0 +1,45 @@
+"""The two counters of operations: what the published one leaves out, and the committed table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from ssn_core import counters
+from ssn_core.counts import count
+
+COMMITTED = Path(__file__).parents[1] / "data" / "results" / counters.FILE
+
+
+def test_the_profiler_skips_a_padding_given_by_name() -> None:
+    images = torch.zeros(1, 4, 8, 8)
+    operations = 2 * 6 * 8 * 8 * 4 * 5 * 5
+    by_name, by_number = (nn.Conv2d(4, 6, 5, padding=padding) for padding in ("same", 2))
+    assert counters.by_profiler(by_number, images) == operations
+    assert counters.by_profiler(by_name, images) == 0
+    assert counters.by_dispatch(by_name, images) == counters.by_dispatch(by_number, images) == operations
+    with torch.no_grad():
+        assert count(lambda: by_name(images)).flops == operations  # the benchmark's own counter here
+
+
+def test_the_table_holds_both_counters_for_both_paddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "_NETWORKS", {"layer": "", "scenario_a": "resnet18"})
+    assert counters.main(tmp_path) == 0
+    measured = pd.read_csv(tmp_path / "data" / "results" / counters.FILE, dtype={"padding": str})
+    committed = pd.read_csv(COMMITTED, dtype={"padding": str})
+    keys = ["network", "padding", "counter", "gflops"]
+    wanted = committed[committed["network"] != "baseline"]
+    pd.testing.assert_frame_equal(measured[keys], wanted[keys].reset_index(drop=True))
+
+
+def test_the_published_figure_is_the_count_without_the_convolution() -> None:
+    table = pd.read_csv(COMMITTED, dtype={"padding": str}).set_index(["network", "padding", "counter"])["gflops"]
+    published = pd.read_csv(COMMITTED.parents[1] / "reference" / "supersimplenet_published_speed.csv")["tflops"].mean()
+    skipped = table["baseline", "same", "torch.profiler"]
+    assert abs(published - skipped) < 0.1  # the rest is a blur that is made otherwise there
+    convolution = 2 * 128 * (1536 + 1) * 25 * 64 * 64 / 1e9
+    assert table["baseline", "2", "torch.profiler"] - skipped == pytest.approx(convolution, abs=1e-5)
