@@ -46,20 +46,23 @@ class Point:
     images: int = 0
 
 
+def inference_dtype(variant: str, device: str) -> torch.dtype:
+    """What a form computes in: on a CUDA device everything runs in half precision, as in the course report."""
+    return _PRECISIONS.get(variant, torch.float16 if device.startswith("cuda") else torch.float32)
+
+
 class Inference:
-    """One forward of a detector, from images in main memory to logits there: transfers to a device and back count.
-    On a CUDA device everything runs in half precision, as in the course report."""
+    """One forward of a detector, from images in main memory to logits there: transfers to a device and back count."""
 
     def __init__(self, form: Form) -> None:
         self.device = torch.device(form.device)
         model = make_model(form).eval()
         self.facts = {"parameters": sum(p.numel() for p in model.parameters())}
-        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self.dtype = inference_dtype(form.variant, form.device)
         self.model: nn.Module = model
         if form.variant != "plain":
             self.model = fold(model)
         if form.variant in _PRECISIONS:
-            self.dtype = _PRECISIONS[form.variant]
             self.facts["error"] = _rounding(self.model, self.dtype)
         self.model = self.model.to(self.device, self.dtype)
 

@@ -1,47 +1,28 @@
 """The claims ledger: what the course report says, the check that decides it, and the verdict that follows.
 
-``report/claims.yaml`` states every claim in both languages and its checks; a check compares two quantities. No verdict
-is written there: it is computed from the summary (:mod:`ssn_core.summary`).
+``report/claims.yaml`` states every claim in both languages and its checks; a check compares two quantities.
+``report/comparisons.yaml`` states in the same way what sentences of the report compare. No verdict is written in
+either: it is computed from the summary (:mod:`ssn_core.summary`) by the rules of :mod:`ssn_core.differences`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .differences import CONFIRMED, OPEN, OPERATORS, REFUTED, Difference, decide, difference, place
 from .errors import InputError
+from .quantities import FILES, SOURCES, TERMS, Quantity, resolve
+from .trend import RISE
 
-CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "open"
-STANDARD_ERRORS = 2  # a difference of means below this many standard errors is no difference
-_OPERATORS = (">", ">=", "<", "<=", "==")
-_SOURCES = ("runs", "log", "course", "published", "speed", "bench", "value")
-_FILES = ("log", "course", "published", "speed")
 _CLAIM_KEYS, _TEXTS = {"id", "section", "erratum", "claim", "test", "checks"}, ("claim", "test")
-_CHECK_KEYS = {"left", "op", "right", "margin", "min_seeds", "min_steps"}
-_QUANTITY_KEYS = {*_SOURCES, "metric", "statistic", "column", "label", "times", "max_loss"}
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number and where it comes from. ``value`` is None when it is missing, ``command`` is what would make it."""
-
-    source: str
-    where: dict[str, Any]
-    metric: str
-    statistic: str
-    value: float | None
-    std: float | None = None
-    n: int | None = None
-    conditions: dict[str, Any] | None = None
-    command: str | None = None
-    label: dict[str, str] | None = None
-    times: float = 1.0
-    unit: str | None = None
-    converged: bool = True
+_CHECK_KEYS = {"left", "op", "right", "margin", "min_seeds", "min_steps", "terms"}
+_COMPARISON_KEYS = {"left", "right", "margin"}
+_QUANTITY_KEYS = {*SOURCES, "metric", "statistic", "column", "label", "times", "plus"}
 
 
 def load_claims(path: Path) -> list[dict[str, Any]]:
@@ -55,25 +36,42 @@ def load_claims(path: Path) -> list[dict[str, Any]]:
     return claims
 
 
-def _problems(claim: dict[str, Any]) -> list[str]:
-    found = []
+def load_comparisons(path: Path) -> dict[str, dict[str, Any]]:
+    """Read and check the comparisons of the report's sentences, by name; every problem is one :class:`InputError`."""
+    comparisons = yaml.safe_load(path.read_text(encoding="utf-8"))
+    problems = []
+    for name, comparison in comparisons.items():
+        if wrong := sorted(set(comparison) ^ _COMPARISON_KEYS):
+            problems.append(f"{name}: keys {', '.join(wrong)} are unknown or missing")
+        else:
+            problems += [f"{name}: {text}" for text in _side_problems(comparison)]
+    if problems:
+        raise InputError(f"{path}: " + "; ".join(problems))
+    return comparisons
+
+
+def _problems(claim: dict[str, Any]) -> Iterable[str]:
     if wrong := sorted(set(claim) ^ _CLAIM_KEYS):
-        return [f"keys {', '.join(wrong)} are unknown or missing"]
-    for name in _TEXTS:
-        if set(claim[name]) != {"en", "it"}:
-            found.append(f"{name} needs the languages en and it")
+        yield f"keys {', '.join(wrong)} are unknown or missing"
+        return
+    yield from (f"{name} needs the languages en and it" for name in _TEXTS if set(claim[name]) != {"en", "it"})
     for check in claim["checks"]:
         if wrong := sorted(set(check) - _CHECK_KEYS) or sorted({"left", "op", "right"} - set(check)):
-            found.append(f"check has unknown or missing {', '.join(wrong)}")
+            yield f"check has unknown or missing {', '.join(wrong)}"
             continue
-        if check["op"] not in _OPERATORS:
-            found.append(f"op={check['op']!r} must be one of {' '.join(_OPERATORS)}")
-        for side in ("left", "right"):
-            if wrong := sorted(set(check[side]) - _QUANTITY_KEYS):
-                found.append(f"{side} has unknown {', '.join(wrong)}")
-            elif len([s for s in _SOURCES if s in check[side]]) != 1:
-                found.append(f"{side} needs exactly one of {', '.join(_SOURCES)}")
-    return found
+        if check["op"] not in OPERATORS:
+            yield f"op={check['op']!r} must be one of {' '.join(OPERATORS)}"
+        if wrong := sorted(set(check.get("terms", ())) - set(TERMS)):
+            yield f"terms has unknown {', '.join(wrong)}"
+        yield from _side_problems(check)
+
+
+def _side_problems(check: dict[str, Any]) -> Iterable[str]:
+    for side in ("left", "right"):
+        if wrong := sorted(set(check[side]) - _QUANTITY_KEYS):
+            yield f"{side} has unknown {', '.join(wrong)}"
+        elif len([s for s in SOURCES if s in check[side]]) != 1:
+            yield f"{side} needs exactly one of {', '.join(SOURCES)}"
 
 
 def judge(claims: list[dict[str, Any]], summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -81,124 +79,76 @@ def judge(claims: list[dict[str, Any]], summary: dict[str, Any]) -> list[dict[st
     undecided, else confirmed."""
     judged = []
     for claim in claims:
-        checks = [_check(check, summary) for check in claim["checks"]]
+        checks = [_judged(check, summary) for check in claim["checks"]]
         outcomes = [check["outcome"] for check in checks]
         verdict = REFUTED if REFUTED in outcomes else OPEN if OPEN in outcomes else CONFIRMED
         judged.append({**claim, "checks": checks, "verdict": verdict})
     return judged
 
 
-def _check(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+def compare(comparisons: dict[str, dict[str, Any]], summary: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Per comparison its outcome, ``more``, ``same``, ``less``, ``open`` or ``absent`` (a side is not there), and why
+    it is open."""
+    outcomes = {}
+    for name, comparison in comparisons.items():
+        left, right = (resolve(comparison[side], summary) for side in ("left", "right"))
+        found, reason = weigh(left, right)
+        outcome = place(found, comparison["margin"]) if found else OPEN
+        if outcome == OPEN:
+            reason = reason or "not separated"
+        outcomes[name] = {"outcome": "absent" if reason in ("not run", "no source") else outcome, "reason": reason}
+    return outcomes
+
+
+def _judged(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     left, right = (resolve(check[side], summary) for side in ("left", "right"))
-    margin = max(float(check.get("margin", 0.0)), STANDARD_ERRORS * _standard_error(left, right))
-    outcome, reason = decide(left, check["op"], right, margin, check.get("min_seeds", 1), check.get("min_steps", 0))
+    margin, least = float(check.get("margin", 0.0)), max(2, check.get("min_seeds", 2))
+    limits = {name: check[name] for name in ("min_seeds", "min_steps", "terms") if name in check}
+    found, reason = weigh(left, right, **limits)
+    outcome = decide(found, check["op"], margin) if found else OPEN
+    if found and outcome == OPEN:
+        reason = "within the margin" if place(found, margin) == "same" else "not separated"
     return {
         "left": asdict(left),
         "op": check["op"],
         "right": asdict(right),
         "margin": margin,
+        "difference": asdict(found) if found else None,
         "outcome": outcome,
         "reason": reason,
-        "command": next((side.command for side in (left, right) if _wanting(side, check.get("min_seeds", 1))), None),
+        "command": next((side.command for side in (left, right) if _wanting(side, least)), None),
     }
 
 
-def _wanting(side: Quantity, min_seeds: int) -> bool:
+def _wanting(side: Quantity, least: int) -> bool:
     """Whether more runs of a side would help."""
-    return side.value is None or (side.n is not None and side.n < min_seeds)
+    return side.value is None or (side.n is not None and side.n < least)
 
 
-def decide(
-    left: Quantity, op: str, right: Quantity, margin: float, min_seeds: int = 1, min_steps: int = 0
-) -> tuple[str, str]:
-    """(outcome, reason). ``>`` and ``<`` ask for a difference beyond the margin and are open within it; ``>=`` and
-    ``<=`` fail only beyond the margin; ``==`` holds within it. Sides with fewer seeds or training steps than asked for,
-    or a training that did not converge, decide nothing."""
-    for side in (left, right):
-        if side.value is None:
-            return OPEN, "no source" if side.source in _FILES else "not run"
-        if side.n is not None and side.n < min_seeds:
-            return OPEN, "too few seeds"
-        if side.source == "runs" and side.conditions["steps"] < min_steps:
-            return OPEN, "training too short"
-        if not side.converged:
-            return OPEN, "not converged"
-    difference = left.value - right.value
-    if op == "==":
-        return (CONFIRMED if abs(difference) <= margin else REFUTED), ""
-    ahead = difference if op.startswith(">") else -difference
-    if op.endswith("="):
-        return (CONFIRMED if ahead >= -margin else REFUTED), ""
-    if ahead > margin:
-        return CONFIRMED, ""
-    return (REFUTED, "") if ahead < -margin or margin == 0 else (OPEN, "within the margin")
+def weigh(
+    left: Quantity, right: Quantity, min_seeds: int = 2, min_steps: int = 0, terms: dict[str, Any] | None = None
+) -> tuple[Difference | None, str]:
+    """The difference of two sides, or None and why they decide nothing: a side is missing, is one run or too few, was
+    trained too briefly or still rises, or the two were measured on other terms than each other or than ``terms``."""
+    sides = sorted((left, right), key=lambda side: side.value is not None)  # what is missing is said first
+    if reason := next(filter(None, (_lacking(side, min_seeds, min_steps) for side in sides)), ""):
+        return None, reason
+    measured = [side.conditions for side in (left, right) if side.source == "bench"]
+    wanted = {**{name: measured[0][name] for name in TERMS}, **(terms or {})} if measured else {}
+    if any(conditions[name] != value for conditions in measured for name, value in wanted.items()):
+        return None, "not comparable"
+    paired = left.setting is not None and left.setting == right.setting
+    return difference(left, right, paired, min_seeds), ""
 
 
-def _standard_error(*sides: Quantity) -> float:
-    return math.sqrt(sum(side.std**2 / side.n for side in sides if side.std is not None and side.n))
-
-
-def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:
-    """Look a quantity up in the summary; a run set that is not there gives a Quantity without a value."""
-    source = next(s for s in _SOURCES if s in spec)
-    where = spec[source] if isinstance(spec[source], dict) else {}
-    times = float(spec.get("times", 1.0))
-    common = {
-        "source": source,
-        "where": where,
-        "metric": str(spec.get("metric", spec.get("column", ""))),
-        "statistic": spec.get("statistic", "mean"),
-        "label": spec.get("label"),
-        "times": times,
-    }
-    if source == "value":
-        return Quantity(**common, value=float(spec["value"]) * times)
-    if source == "runs":
-        return _from_runs(common, spec.get("max_loss"), summary)
-    rows = [row for row in summary[source] if all(row.get(k) == v for k, v in where.items())]
-    if source in ("course", "published", "log"):
-        rows = [row for row in rows if row["metric"] == common["metric"]]
-    if source == "speed":
-        rows = [row for row in rows if row["statistic"] == common["statistic"]]
-    if not rows:
-        return Quantity(**common, value=None, command="make bench" if source == "bench" else None)
-    row = rows[0]
-    column = {"course": "value", "published": "mean", "log": common["statistic"]}.get(source, spec.get("column"))
-    std, n = (row["std"], 5) if source == "published" else (None, None)  # published: five runs
-    value = row[column]
-    return Quantity(
-        **common,
-        value=None if value is None else value * times,
-        std=None if std is None else std * times,
-        n=n,
-        unit=row.get("unit") if source == "bench" and column == "value" else None,
-        conditions={"text": row["conditions"]} if source == "bench" else None,
-    )
-
-
-def _from_runs(common: dict[str, Any], max_loss: float | None, summary: dict[str, Any]) -> Quantity:
-    """``max_loss``: a training that ends above it has not converged and decides nothing."""
-    where, times = common["where"], common["times"]
-    groups = [g for g in summary["groups"] if all(g.get(k) == v for k, v in where.items())]
-    command = missing_command(where, summary)
-    if not groups or common["metric"] not in groups[0]["values"]:
-        return Quantity(**common, value=None, command=command)
-    group, value = groups[0], groups[0]["values"][common["metric"]]
-    loss = group["values"].get("loss-last", {}).get("mean")
-    mean = common["statistic"] == "mean"
-    return Quantity(
-        **common,
-        value=value[common["statistic"]] * times,
-        std=value["std"] * times if mean and value["std"] is not None else None,
-        n=value["n"],
-        conditions={k: group[k] for k in ("epochs", "steps", "n", "device", "backbone")} | {"loss": loss},
-        command=command,
-        converged=max_loss is None or (loss is not None and loss <= max_loss),
-    )
-
-
-def missing_command(where: dict[str, Any], summary: dict[str, Any]) -> str | None:
-    """The command of the first run of a set that is not there yet, or None when the profile's runs are all there."""
-    keys = ("experiment", "dataset", "category", "beta")
-    fitting = [c for c in summary["commands"] if all(c[k] == where[k] for k in keys if k in where)]
-    return next((c["command"] for c in fitting if not c["there"]), None)
+def _lacking(side: Quantity, min_seeds: int, min_steps: int) -> str:
+    """Why one side decides nothing, or an empty text."""
+    if side.value is None:
+        return "no source" if side.source in FILES else "not run"
+    if side.n is not None and side.n < max(2, min_seeds):
+        return "one run" if side.n == 1 else "too few seeds"
+    if side.source == "runs" and side.conditions["steps"] < min_steps:
+        return "training too short"
+    if side.settles and side.rise is None:
+        return "too few evaluations"
+    return "still rising" if side.settles and side.rise > RISE else ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .claims import judge, load_claims
+from .claims import compare, judge, load_claims, load_comparisons
 from .errors import InputError
 from .files import write_atomic, write_json
 from .summary import summarise
@@ -31,9 +31,10 @@ def build_report(root: str | Path, languages: Sequence[str] = LANGUAGES) -> list
 
 
 def write_summary(root: Path) -> dict[str, Any]:
-    """Summarise the results, judge the claims, write both to ``build/report/summary.json`` and return them."""
+    """Summarise the results, judge claims and comparisons, write all to ``build/report/summary.json`` and return it."""
     summary = summarise(root)
     summary["claims"] = judge(load_claims(root / "report" / "claims.yaml"), summary)
+    summary["comparisons"] = compare(load_comparisons(root / "report" / "comparisons.yaml"), summary)
     write_json(root / SUMMARY, summary)
     return summary
 

@@ -14,17 +14,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from . import bench, efficiency
+from . import bench, counters, efficiency
+from .bench_forms import inference_dtype
 from .config import RunConfig, preset
 from .errors import InputError
 from .metrics import METRICS
 from .profiles import load_profile, run_command
+from .run_values import LAST_EVALUATIONS, aggregate, run_values
 from .store import RunResult, load_run
+from .tables import family
+from .trend import RISE, rise
 
-LAST_EVALUATIONS = 10
 REFERENCE = {
     "course": "course_report_tables.csv",
     "log": "course_report_training_log.csv",
@@ -34,6 +36,7 @@ REFERENCE = {
 _NOT_OF_A_GROUP = ("seed", "eval_every")  # how often a run is looked at does not change it
 _COST = ("epochs", "batch_size", "adaptor_lr", "head_lr")
 _SEEDS = 3  # what the ledger asks for where seeds differ
+NEAR_ONE = 0.05  # a loss at most so far from one counts as near one
 _REAL = ("cpu", "full")  # profiles on real data, the better one last
 
 
@@ -57,6 +60,8 @@ def summarise(root: Path) -> dict[str, Any]:
         "groups": groups,
         "commands": _commands(results),
         **{name: _reference(root, name) for name in REFERENCE},
+        "counters": _counters(root),
+        "rules": {"near_one": NEAR_ONE, "rise": RISE},
         "bench": measured,
         "derived": derived,
         "figures": _figures(root),
@@ -91,89 +96,47 @@ def _run(result: RunResult) -> dict[str, Any]:
         "data": info["data"],
         "sigma": info["noise"]["std"],
         "feature_std": info["noise"]["feature_std"],
-        "values": _values(result),
+        "values": run_values(result),
     }
 
 
-def _values(result: RunResult) -> dict[str, float]:
-    """Every number of a run that a table, a sentence or a claim may want; what is not defined is left out."""
-    metrics, history = result.metrics, result.history
-    values: dict[str, Any] = {name: metrics[name] for name in METRICS}
-    values |= {"parameters": metrics["parameters"], "diverged": float(result.info["status"] == "diverged")}
-    values |= {"loss-first": history["loss"].iloc[0], "loss-last": history["loss"].iloc[-1]}
-    values |= {"loss-least": history["loss"].min(), "loss-largest": history["loss"].max()}
-    values |= {"noise-rms": history["noise_rms"].mean()}
-    values |= {"noise-rms-first": history["noise_rms"].iloc[0], "noise-rms-last": history["noise_rms"].iloc[-1]}
-    sigma, scale = result.info["noise"]["std"], result.info["noise"]["feature_std"]
-    values["feature-std"] = scale
-    values["noise-to-features"] = sigma / scale if sigma and scale else None
-    values |= _late(history) | _operating_points(result)
-    numbers = {name: float(v) for name, v in values.items() if isinstance(v, (int, float, np.number))}
-    return {name: v for name, v in numbers.items() if math.isfinite(v)}
-
-
-def _late(history: pd.DataFrame) -> dict[str, float]:
-    """What the last evaluations of one training say of a single final value; validation metrics of the last one."""
-    values: dict[str, float] = {}
-    seen = history[list(METRICS)].apply(pd.to_numeric, errors="coerce").dropna(how="all").tail(LAST_EVALUATIONS)
-    if len(seen) == LAST_EVALUATIONS:
-        for name in METRICS:
-            values |= {f"{name} late mean": seen[name].mean(), f"{name} late range": np.ptp(seen[name])}
-    for name in (c for c in history.columns if c.startswith("validation ")):
-        values[name] = pd.to_numeric(history[name], errors="coerce").iloc[-1]
-    return values
-
-
-def _operating_points(result: RunResult) -> dict[str, Any]:
-    """TPR and FPR at Youden's threshold, chosen on the test set, and at the quantile of normal training images."""
-    values: dict[str, Any] = {}
-    normal = result.scores["label"] == 0
-    youden, quantile = result.metrics["youden"], result.metrics["train_quantile"]
-    if normal.all() or not normal.any() or "n/a" in youden.values():
-        return values
-    for name, column in (("", "score"), ("map ", "map_score")):
-        values |= {f"{name}Youden TPR": youden[column]["tpr"], f"{name}Youden FPR": youden[column]["fpr"]}
-        alarm = result.scores[column] > quantile[column]
-        values |= {f"{name}quantile TPR": alarm[~normal].mean(), f"{name}quantile FPR": alarm[normal].mean()}
-    for rule in ("Youden", "quantile"):
-        values[f"{rule} J"] = values[f"{rule} TPR"] - values[f"{rule} FPR"]
-    threshold = youden["score"]["threshold"]
-    values["Youden probability"] = 1 / (1 + math.exp(-float(np.clip(threshold, -700, 700))))
-    values["crossed FPR"] = (result.scores["map_score"][normal] >= threshold).mean()
-    return values
-
-
 def _groups(results: list[RunResult], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that differ in the seed alone; the longest training and then the most seeds come first."""
-    members: dict[str, list[int]] = {}
+    """Runs of one method (:func:`ssn_core.tables.family`) that differ in the seed alone; the longest training and then
+    the most seeds come first."""
+    members: dict[RunConfig, list[int]] = {}
     for i, result in enumerate(results):
-        fields = {k: v for k, v in result.config.as_dict().items() if k not in _NOT_OF_A_GROUP}
-        members.setdefault(json.dumps(fields, sort_keys=True), []).append(i)
-    groups = []
-    for key, indices in members.items():
-        several = [runs[i] for i in indices]
-        groups.append(
-            {
-                **json.loads(key),
-                "seeds": sorted(run["seed"] for run in several),
-                "n": len(several),
-                "steps": max(run["steps"] for run in several),
-                "device": ", ".join(sorted({run["device"] for run in several})),
-                "values": aggregate([run["values"] for run in several]),
-            }
-        )
+        members.setdefault(family(result.config).replace(eval_every=0), []).append(i)
+    groups = [_group(config, [runs[i] for i in indices]) for config, indices in members.items()]
     return sorted(groups, key=lambda g: (-g["epochs"], -g["n"], g["experiment"], g["category"], g["beta"] or 0))
 
 
-def aggregate(samples: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Mean, sample standard deviation (None for one), least, greatest and count of every value, over the samples that
-    have it."""
-    out = {}
-    for name in sorted(set().union(*samples)):
-        x = np.array([s[name] for s in samples if name in s])
-        std = float(x.std(ddof=1)) if len(x) > 1 else None
-        out[name] = {"mean": float(x.mean()), "std": std, "min": float(x.min()), "max": float(x.max()), "n": len(x)}
-    return out
+def _group(config: RunConfig, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    fields = {name: value for name, value in config.as_dict().items() if name not in _NOT_OF_A_GROUP}
+    seeds = _by_seed(runs)
+    own = {name: {run[name] for run in seeds.values()} for name in ("noise_std", "steps", "device")}
+    return {
+        **fields,
+        "noise_std": own["noise_std"].pop() if len(own["noise_std"]) == 1 else None,  # each control has its own
+        "seeds": list(seeds),
+        "n": len(seeds),
+        "steps": max(own["steps"]),
+        "device": ", ".join(sorted(own["device"])),
+        "values": aggregate({seed: run["values"] for seed, run in seeds.items()}),
+    }
+
+
+def _by_seed(runs: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """One run per seed, in order: of two that differ in how often they were evaluated the one evaluated oftener."""
+    seeds: dict[int, dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda run: (run["seed"], -(run["eval_every"] or math.inf))):
+        other = seeds.setdefault(run["seed"], run)
+        if other["noise_std"] != run["noise_std"]:
+            raise InputError(
+                f"{other['run_id']} and {run['run_id']} are controls of one seed with different noise; delete the one "
+                "that was made for a learned run that is gone"
+            )
+        seeds[run["seed"]] = run
+    return seeds
 
 
 def _commands(results: list[RunResult]) -> list[dict[str, Any]]:
@@ -212,14 +175,17 @@ def _reference(root: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _log_statistics(log: pd.DataFrame) -> pd.DataFrame:
-    """Per training and metric: the final test, and mean, least and greatest of the last ten periodic evaluations."""
+    """Per training and metric: the final test; mean, least and greatest of the last ten periodic evaluations; what it
+    gained over the last third of them; and the best one made while the loss lay near one."""
     rows = []
     for (experiment, category), part in log.groupby(["experiment", "category"], sort=False):
         periodic, final = part[part["evaluation"] == "periodic"], part[part["evaluation"] == "final"].iloc[0]
         late = periodic.tail(LAST_EVALUATIONS)
+        near_one = periodic[(periodic["last_shown_avg_loss"] - 1).abs() <= NEAR_ONE]
         for metric in METRICS:
             row = {"experiment": experiment, "category": category, "metric": metric, "final": final[metric]}
             row |= {"late_mean": late[metric].mean(), "late_min": late[metric].min(), "late_max": late[metric].max()}
+            row |= {"rise": rise(periodic.set_index("epoch")[metric]), "near_one": near_one[metric].max()}
             rows.append(row | {"best": part[metric].max(), "loss": final["last_shown_avg_loss"]})
     return pd.DataFrame(rows)
 
@@ -231,8 +197,18 @@ def _bench(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if not paths:
         return [], []
     table = bench.read(paths[-1])
+    table["device"] = table["device"].str.partition(":")[0]  # its kind
+    forms = zip(table["group"], table["variant"], table["device"], strict=True)
+    dtypes = [inference_dtype(variant, device) if g.startswith("inference") else None for g, variant, device in forms]
+    table["precision"] = [None if dtype is None else str(dtype).removeprefix("torch.") for dtype in dtypes]
     measured, derived = (json.loads(t.to_json(orient="records")) for t in (table, efficiency.derived(table)))
     return measured, derived
+
+
+def _counters(root: Path) -> list[dict[str, Any]]:
+    """Operations of one network by two counters; none where they were not measured."""
+    path = root / "data" / "results" / counters.FILE
+    return json.loads(pd.read_csv(path).to_json(orient="records")) if path.is_file() else []
 
 
 def _figures(root: Path) -> dict[str, dict[str, str]]:

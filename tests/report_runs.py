@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,13 @@ def write_run(
     metrics: dict[str, float | str],
     final_loss: float = 0.1,
     status: str = "finished",
-    steps: int = 1040,
+    steps: int = 2000,
+    rising: float = 0.0,
 ) -> Path:
-    """Write run.json, metrics.json, history.csv and scores.csv of a run that nobody trained; returns its folder."""
+    """Write run.json, metrics.json, history.csv and scores.csv of a run that nobody trained; returns its folder.
+
+    ``rising``: what every metric gained, on a straight line, over the last third of the evaluations (one an epoch).
+    """
     folder = store / config.run_id
     labels = np.repeat([0, 1], [NORMAL, DEFECTIVE])
     scores = labels * 2.0 + np.random.default_rng(config.seed).normal(size=len(labels))
@@ -30,7 +35,7 @@ def write_run(
     quantile = {"quantile": 0.99, "score": 1.5, "map_score": 2.5}
     extra = {"evaluation_size": [256, 256], "youden": points, "train_quantile": quantile, "parameters": 4_560_579}
     write_json(folder / "metrics.json", {**{name: metrics.get(name, "n/a") for name in METRICS}, **extra})
-    write_csv(folder / "history.csv", _history(config, metrics, final_loss, steps), HISTORY + VALIDATION)
+    write_csv(folder / "history.csv", _history(config, metrics, final_loss, steps, rising), HISTORY + VALIDATION)
     rows = [
         {
             "image": f"test/{i:03}.png",
@@ -46,13 +51,18 @@ def write_run(
     return folder
 
 
-def _history(config: RunConfig, metrics: dict[str, float | str], final_loss: float, steps: int) -> list[dict]:
+def _history(
+    config: RunConfig, metrics: dict[str, float | str], final_loss: float, steps: int, rising: float
+) -> list[dict]:
     losses = np.geomspace(1.0, final_loss, config.epochs)
     rows = [
         {"epoch": i + 1, "step": steps * (i + 1) // config.epochs, "loss": loss, "noise_rms": 0.015}
         for i, loss in enumerate(losses)
     ]
-    rows[-1] |= {name: metrics.get(name, "") for name in METRICS}
+    span = max(3, math.ceil(config.epochs / 3)) - 1
+    for i, row in enumerate(rows):
+        missing = rising * (config.epochs - 1 - i) / span
+        row |= {name: v - missing if isinstance(v := metrics.get(name, ""), float) else v for name in METRICS}
     if config.validation_fraction:
         rows[-1] |= {name: metrics.get("I-AUROC", "") for name in VALIDATION}
     return rows

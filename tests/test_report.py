@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from report_runs import write_run
 
-from ssn_core import bench, preset
+from ssn_core import bench, counters, preset
 from ssn_core.bench_forms import Form, Point
 from ssn_core.bench_plan import Group
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 from ssn_core.report import build_report, write_summary
-from ssn_core.summary import aggregate
 
 pytest.importorskip("typst", reason="the report is compiled with the package typst")
 pymupdf = pytest.importorskip("pymupdf", reason="reading the PDFs back needs the package pymupdf")
@@ -33,10 +32,10 @@ def flat(value: float, **others: float) -> dict[str, float]:
     return {**dict.fromkeys(METRICS, value), **others}
 
 
-def a_bottle(store: Path, value: float, seeds: int = 3, final_loss: float = 0.1) -> None:
+def a_bottle(store: Path, value: float, seeds: int = 3, final_loss: float = 0.1, rising: float = 0.0) -> None:
     for seed in range(seeds):
         config = preset("scenario_a", category="bottle", seed=seed, **COST)
-        write_run(store, config, flat(value + 0.0001 * seed), final_loss)
+        write_run(store, config, flat(value + 0.0001 * seed), final_loss, rising=rising)
 
 
 def checkout(folder: Path, figures: bool = True) -> Path:
@@ -99,6 +98,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         write_run(store, preset("learned_noise_v2", category="screw", beta=0.1, seed=seed, **COST), flat(0.61))
         weak = {"dataset": "ksdd1", "category": "ksdd1", "backbone": "resnet18", "seed": seed, **COST}
         write_run(store, preset("weak_gap_cam", **weak), flat(0.93, **{"AP-loc": 0.1}))
+    shutil.copy(ROOT / "data" / "results" / counters.FILE, store)
     (root / "figures" / "cpu").mkdir(parents=True, exist_ok=True)
     write_csv(root / "figures" / "cpu" / bench.FILE, speed_rows(), bench.COLUMNS)
     paths = build_report(root)
@@ -185,19 +185,48 @@ def test_results_choose_numbers_sentences_and_verdicts(tmp_path: Path) -> None:
     root = checkout(tmp_path, figures=False)
     store = root / "data" / "results"
     texts, verdicts = [], []
-    for value, loss in ((0.9986, 0.1), (0.8765, 0.1), (0.8765, 1.0)):
-        a_bottle(store, value, final_loss=loss)
+    for value, gained, loss in ((0.9986, 0.0, 0.1), (0.8765, 0.0, 1.0), (0.8765, 0.05, 0.1)):
+        a_bottle(store, value, final_loss=loss, rising=gained)  # the loss says nothing, the history does
         [pdf] = build_report(root, ("en",))
         texts.append(text_of(pdf))
         claims = {c["id"]: c["verdict"] for c in write_summary(root)["claims"]}
         verdicts.append(claims["bottle-kept"])
     assert verdicts == ["confirmed", "refuted", "open"]
     assert "Here A reaches 99.9 % (± 0.0, 𝑛= 3)" in texts[0] and "repeats the report’s result" in texts[0]
-    assert "Here A reaches 87.7 %" in texts[1] and "the difference is real" in texts[1]
-    assert "stopped before it had converged" in texts[2] and "training did not converge" in texts[2]
+    assert "Here A reaches 87.7 %" in texts[1] and "and the metric had stopped rising" in texts[1]
+    assert texts[2].count("still rising when training ended") >= 2  # the sentence and the ledger
     last = pdf.read_bytes()
     assert build_report(root, ("en",))[0].read_bytes() == last  # unchanged results, unchanged file
     assert not list(root.rglob("*.part*"))
+
+
+def test_one_run_says_so_and_decides_nothing(tmp_path: Path) -> None:
+    root = checkout(tmp_path, figures=False)
+    a_bottle(root / "data" / "results", 0.8766, seeds=1)
+    english, italian = map(text_of, build_report(root))
+    assert (
+        "Here A reaches 87.7 % (12 epochs, 2 000 steps, one run, CPU)" in english
+        and "is open: one run decides nothing" in english
+    )
+    assert "AUPRO is 87.7 % (one run)" in english and "l’AUPRO è 87,7 % (una sola esecuzione)" in italian
+    assert "resta aperto: una sola esecuzione non decide nulla" in italian
+    assert not re.search(r"𝑛\s*= 1\b|\bone seed\b", english) and "un seme" not in italian
+
+
+def test_a_loss_near_one_is_nowhere_called_nothing_learnt(built: dict[str, Path], language: str) -> None:
+    text = text_of(built[language])
+    wrong = {"en": r"missed the noise|has learnt nothing, after|not converge", "it": r"non avevano trovato il rumore"}
+    assert not re.search(wrong[language], text)
+    converse = {"en": "seg-I-AUROC has reached 100.0 %", "it": "il seg-I-AUROC ha raggiunto 100,0 %"}
+    assert converse[language] in text
+
+
+def test_the_ledger_shows_what_its_verdicts_were_read_from(built: dict[str, Path], language: str) -> None:
+    text = text_of(built[language])
+    interval = {"en": r"Δ −\d+\.\d \[−\d+\.\d, −\d+\.\d\], 3 pairs", "it": r"Δ −\d+,\d \[−\d+,\d; −\d+,\d\], 3 coppie"}
+    assert re.search(interval[language], text)
+    counted = {"en": r"it counts 56\.2 GFLOPs.{,120}96\.5", "it": r"conta 56,2 GFLOP.{,120}96,5"}
+    assert re.search(counted[language], text)
 
 
 def test_seeds_are_one_group_and_looking_oftener_makes_no_other(tmp_path: Path) -> None:
@@ -213,11 +242,6 @@ def test_seeds_are_one_group_and_looking_oftener_makes_no_other(tmp_path: Path) 
     assert (found["mean"], found["n"]) == (pytest.approx(0.85), 2)
     assert found["std"] == pytest.approx(np.std([0.8, 0.9], ddof=1))
     assert "AUPRO" not in groups[0]["values"] and groups[1]["values"]["I-AUROC"]["std"] is None
-
-
-def test_a_value_that_some_runs_lack_counts_those_that_have_it() -> None:
-    out = aggregate([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
-    assert (out["a"]["n"], out["b"]["n"], out["a"]["min"], out["a"]["max"]) == (2, 1, 1.0, 3.0)
 
 
 def test_wrong_input_is_named(tmp_path: Path) -> None:

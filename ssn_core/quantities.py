@@ -1,0 +1,119 @@
+"""Quantities that a check or a sentence compares: looked up in the summary, with what they were measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from .differences import Sample
+from .metrics import METRICS
+
+SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
+FILES = ("log", "course", "published", "speed")
+PUBLISHED_RUNS = 5  # behind every published mean and its sample standard deviation
+#: counted, or computed from the data and the frozen trunk alone: the same for every seed
+DETERMINISTIC = ("parameters", "feature-std", "noise-to-features")
+#: what two trainings share where one change is to explain their difference; then they are compared seed by seed
+_PAIRED = ("dataset", "category", "image_size", "validation_fraction", "epochs", "batch_size", "adaptor_lr", "head_lr")
+#: what two measurements of time or memory must share before they may be compared
+TERMS = ("device", "precision", "batch", "height", "width")
+_COLUMNS = {"course": "value", "published": "mean"}
+_COMMANDS = {"bench": "make bench", "counters": "python -m ssn_core.counters"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity(Sample):
+    """A number and where it comes from. ``value`` is None when it is missing, ``command`` is what would make it.
+
+    ``rise``: what the metric still gained over the last third of the evaluations (:func:`ssn_core.trend.rise`),
+    None where that is not known. ``setting``: what must be shared by two sides that are compared seed by seed.
+    """
+
+    source: str
+    where: dict[str, Any]
+    metric: str = ""
+    statistic: str = "mean"
+    times: float = 1.0
+    plus: float = 0.0
+    label: dict[str, str] | None = None
+    unit: str | None = None
+    conditions: dict[str, Any] | None = None
+    command: str | None = None
+    rise: float | None = None
+    setting: dict[str, Any] | None = None
+
+    @property
+    def settles(self) -> bool:
+        """Whether it is a metric that training improves, so that it says something only when it has stopped rising."""
+        return self.source == "runs" and self.metric in METRICS and self.statistic == "mean"
+
+
+def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:
+    """Look a quantity up in the summary; a run set that is not there gives a Quantity without a value."""
+    source = next(s for s in SOURCES if s in spec)
+    bare = Quantity(
+        value=None,
+        source=source,
+        where=spec[source] if isinstance(spec[source], dict) else {},
+        metric=str(spec.get("metric", spec.get("column", ""))),
+        statistic=spec.get("statistic", "mean"),
+        times=float(spec.get("times", 1.0)),
+        plus=float(spec.get("plus", 0.0)),
+        label=spec.get("label"),
+    )
+    if source == "value":
+        return _scaled(bare, value=float(spec["value"]))
+    return _from_runs(bare, summary) if source == "runs" else _from_rows(bare, summary)
+
+
+def _scaled(bare: Quantity, value: float, **fields: Any) -> Quantity:
+    """The quantity with its numbers times ``times`` plus ``plus``; a spread is only multiplied."""
+    numbers = {"value": value, **{name: fields.pop(name, None) for name in ("low", "high")}}
+    moved = {name: None if x is None else x * bare.times + bare.plus for name, x in numbers.items()}
+    if (seeds := fields.pop("seeds", None)) is not None:
+        moved["seeds"] = {seed: x * bare.times + bare.plus for seed, x in seeds.items()}
+    if (std := fields.pop("std", None)) is not None:
+        moved["std"] = std * bare.times
+    return dataclasses.replace(bare, **moved, **fields)
+
+
+def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
+    """The first fitting row of a reference file, of the counters or of the benchmark."""
+    rows = [row for row in summary[bare.source] if all(row.get(k) == v for k, v in bare.where.items())]
+    if bare.source in ("course", "published", "log"):
+        rows = [row for row in rows if row["metric"] == bare.metric]
+    if bare.source == "speed":
+        rows = [row for row in rows if row["statistic"] == bare.statistic]
+    column = bare.statistic if bare.source == "log" else _COLUMNS.get(bare.source, bare.metric)
+    if not rows or rows[0][column] is None:
+        return dataclasses.replace(bare, command=_COMMANDS.get(bare.source))
+    row, fields = rows[0], {}
+    if bare.source == "published":
+        fields = {"std": row["std"], "n": PUBLISHED_RUNS}
+    if bare.source == "bench":
+        fields = {"conditions": {"text": row["conditions"], **{name: row[name] for name in TERMS}}}
+        if column == "value":
+            fields |= {"low": row["spread_low"], "high": row["spread_high"], "unit": row["unit"]}
+    return _scaled(bare, row[column], **fields)
+
+
+def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
+    groups = [g for g in summary["groups"] if all(g.get(k) == v for k, v in bare.where.items())]
+    bare = dataclasses.replace(bare, command=missing_command(bare.where, summary))
+    if not groups or bare.metric not in groups[0]["values"]:
+        return bare
+    group, found = groups[0], groups[0]["values"][bare.metric]
+    fields: dict[str, Any] = {name: group[name] for name in ("epochs", "steps", "n", "device", "backbone")}
+    fields = {"conditions": fields, "setting": {name: group[name] for name in _PAIRED}}
+    if bare.statistic == "mean" and bare.metric not in DETERMINISTIC:
+        fields |= {name: found[name] for name in ("std", "n", "seeds")}
+        fields["rise"] = group["values"].get(f"{bare.metric} rise", {}).get("mean")
+    return _scaled(bare, found[bare.statistic], **fields)
+
+
+def missing_command(where: dict[str, Any], summary: dict[str, Any]) -> str | None:
+    """The command of the first run of a set that is not there yet, or None when the profile's runs are all there."""
+    keys = ("experiment", "dataset", "category", "beta")
+    fitting = [c for c in summary["commands"] if all(c[k] == where[k] for k in keys if k in where)]
+    return next((c["command"] for c in fitting if not c["there"]), None)

@@ -1,0 +1,83 @@
+"""Every number of a finished run that a table, a sentence or a claim may want, and their means over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .gating import as_published
+from .metrics import METRICS
+from .store import RunResult
+from .trend import rise
+
+LAST_EVALUATIONS = 10
+
+
+def run_values(result: RunResult) -> dict[str, float]:
+    """The numbers of a run by name; what is not defined is left out."""
+    metrics, history = result.metrics, result.history
+    values: dict[str, Any] = {name: metrics[name] for name in METRICS}
+    values |= {"parameters": metrics["parameters"], "diverged": float(result.info["status"] == "diverged")}
+    values |= {"loss-first": history["loss"].iloc[0], "loss-last": history["loss"].iloc[-1]}
+    values |= {"loss-least": history["loss"].min(), "loss-largest": history["loss"].max()}
+    values |= {"noise-rms": history["noise_rms"].mean()}
+    values |= {"noise-rms-first": history["noise_rms"].iloc[0], "noise-rms-last": history["noise_rms"].iloc[-1]}
+    sigma, scale = result.info["noise"]["std"], result.info["noise"]["feature_std"]
+    values["feature-std"] = scale
+    values["noise-to-features"] = sigma / scale if sigma and scale else None
+    values |= _late(history) | _operating_points(result)
+    numbers = {name: float(v) for name, v in values.items() if isinstance(v, (int, float, np.number))}
+    return {name: v for name, v in numbers.items() if math.isfinite(v)}
+
+
+def _late(history: pd.DataFrame) -> dict[str, float | None]:
+    """What the last evaluations of one training say of a single final value; validation metrics of the last one."""
+    values: dict[str, float | None] = {}
+    seen = history.set_index("epoch")[list(METRICS)].apply(pd.to_numeric, errors="coerce").dropna(how="all")
+    last = seen.tail(LAST_EVALUATIONS)
+    for name in METRICS:
+        values[f"{name} rise"] = rise(seen[name])
+        if len(last) == LAST_EVALUATIONS:
+            values |= {f"{name} late mean": last[name].mean(), f"{name} late range": np.ptp(last[name])}
+    for name in (c for c in history.columns if c.startswith("validation ")):
+        values[name] = pd.to_numeric(history[name], errors="coerce").iloc[-1]
+    return values
+
+
+def _operating_points(result: RunResult) -> dict[str, Any]:
+    """TPR and FPR at Youden's threshold, chosen on the test set, and at the quantile of normal training images.
+
+    ``crossed``: the map score held against Youden's threshold of the image score, both on the scales that the published
+    code prints (erratum 5).
+    """
+    values: dict[str, Any] = {}
+    normal = result.scores["label"] == 0
+    youden, quantile = result.metrics["youden"], result.metrics["train_quantile"]
+    if normal.all() or not normal.any() or "n/a" in youden.values():
+        return values
+    for name, column in (("", "score"), ("map ", "map_score")):
+        values |= {f"{name}Youden TPR": youden[column]["tpr"], f"{name}Youden FPR": youden[column]["fpr"]}
+        alarm = result.scores[column] > quantile[column]
+        values |= {f"{name}quantile TPR": alarm[~normal].mean(), f"{name}quantile FPR": alarm[normal].mean()}
+    for rule in ("Youden", "quantile"):
+        values[f"{rule} J"] = values[f"{rule} TPR"] - values[f"{rule} FPR"]
+    printed, threshold = as_published(result.scores, youden["score"]["threshold"])
+    alarm = printed["map_score"] >= threshold
+    return values | {"crossed TPR": alarm[~normal].mean(), "crossed FPR": alarm[normal].mean()}
+
+
+def aggregate(samples: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Seed -> values of its run; -> per value the mean, sample standard deviation (None for one), least, greatest,
+    count and the value of every seed, over the seeds that have it."""
+    out = {}
+    for name in sorted(set().union(*samples.values())):
+        seeds = {str(seed): sample[name] for seed, sample in samples.items() if name in sample}
+        x = np.array(list(seeds.values()))
+        std = float(x.std(ddof=1)) if len(x) > 1 else None
+        out[name] = {"mean": float(x.mean()), "std": std, "min": float(x.min()), "max": float(x.max()), "n": len(x)}
+        out[name]["seeds"] = seeds
+    return out
