@@ -213,6 +213,17 @@ def test_one_run_says_so_and_decides_nothing(tmp_path: Path) -> None:
     assert not re.search(r"𝑛\s*= 1\b|\bone seed\b", english) and "un seme" not in italian
 
 
+@pytest.mark.parametrize(("second", "sentence"), [(0.7, "It leads every other value"), (0.8, "It does not lead all")])
+def test_a_bound_is_called_best_only_if_it_leads_each_other(tmp_path: Path, second: float, sentence: str) -> None:
+    root = checkout(tmp_path, figures=False)
+    for beta, value in ((0.5, 0.6), (0.1, second), (0.05, 0.805), (0.015, 0.5)):
+        for seed in range(3):
+            config = preset("learned_noise_v2", category="screw", beta=beta, seed=seed, **COST)
+            write_run(root / "data" / "results", config, flat(value + 0.001 * seed))
+    [pdf] = build_report(root, ("en",))
+    assert "the highest mean belongs to 𝛽= 0.05" in text_of(pdf) and sentence in text_of(pdf)
+
+
 def test_a_loss_near_one_is_nowhere_called_nothing_learnt(built: dict[str, Path], language: str) -> None:
     text = text_of(built[language])
     wrong = {"en": r"missed the noise|has learnt nothing, after|not converge", "it": r"non avevano trovato il rumore"}
