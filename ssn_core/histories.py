@@ -74,7 +74,7 @@ def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
         axes[0].plot(run.history["epoch"], run.history["loss"], color=method_colour(run.config), label=label)
     log = reference.reference("course_report_training_log")
     for name, colour, label in (
-        ("learned_noise_v1", METHOD_COLOURS["learned_noise_v1"], pick(language, "v1", "v1")),
+        ("learned_noise_v1", METHOD_COLOURS["learned_noise_v1_as_published"], "v1"),
         ("learned_noise_v2_beta0.1", METHOD_COLOURS["learned_noise_v2_as_published"], "v2, β = 0.1"),
     ):
         rows = log[(log["experiment"] == name) & (log["evaluation"] == "periodic")]

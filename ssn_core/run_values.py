@@ -29,7 +29,7 @@ def run_values(result: RunResult) -> dict[str, float]:
     sigma, scale = result.info["noise"]["std"], result.info["noise"]["feature_std"]
     values["feature-std"] = scale
     values["noise-to-features"] = sigma / scale if sigma and scale else None
-    values |= _late(history) | _operating_points(result)
+    values |= _late(history) | _operating_points(result) | _on_logits(metrics)
     numbers = {name: float(v) for name, v in values.items() if isinstance(v, (int, float, np.number))}
     return {name: v for name, v in numbers.items() if math.isfinite(v)}
 
@@ -45,6 +45,16 @@ def _late(history: pd.DataFrame) -> dict[str, float | None]:
             values |= {f"{name} late mean": last[name].mean(), f"{name} late range": np.ptp(last[name])}
     for name in (c for c in history.columns if c.startswith("validation ")):
         values[name] = pd.to_numeric(history[name], errors="coerce").iloc[-1]
+    return values
+
+
+def _on_logits(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Pixel metrics of the same maps without the sigmoid, where the run ranked its pixels by it, and the share of the
+    AP-loc that it takes away (erratum 12)."""
+    values = {f"{name} on logits": value for name, value in metrics.get("on_logits", {}).items()}
+    logits, own = values.get("AP-loc on logits"), metrics["AP-loc"]
+    if isinstance(logits, float) and isinstance(own, float) and logits > 0:
+        values["AP-loc lost to the sigmoid"] = 1 - own / logits
     return values
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssn_core.config import RunConfig
 from ssn_core.files import write_csv, write_json
-from ssn_core.metrics import METRICS, youden
+from ssn_core.metrics import METRICS, PIXEL_METRICS, youden
 from ssn_core.runner import FORMAT, HISTORY, VALIDATION
 
 NORMAL, DEFECTIVE = 20, 30
@@ -34,6 +34,8 @@ def write_run(
     points = {name: youden(labels, values)._asdict() for name, values in (("score", scores), ("map_score", scores + 1))}
     quantile = {"quantile": 0.99, "score": 1.5, "map_score": 2.5}
     extra = {"evaluation_size": [256, 256], "youden": points, "train_quantile": quantile, "parameters": 4_560_579}
+    if config.pixel_values != "logits":  # "AP-loc on logits" and the like, by default what the sigmoid gave
+        extra["on_logits"] = {m: metrics.get(f"{m} on logits", metrics.get(m, "n/a")) for m in PIXEL_METRICS}
     write_json(folder / "metrics.json", {**{name: metrics.get(name, "n/a") for name in METRICS}, **extra})
     write_csv(folder / "history.csv", _history(config, metrics, final_loss, steps, rising), HISTORY + VALIDATION)
     rows = [

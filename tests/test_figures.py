@@ -73,6 +73,8 @@ def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
     validation = {name: round(value * 0.9, 4) for name, value in zip(VALIDATION, values.values(), strict=True)}
     folder = store / config.run_id
     extra = {"evaluation_size": list(SIZE), "parameters": 1000} | thresholds(outputs, truth, outputs)
+    if config.pixel_values != "logits":
+        extra["on_logits"] = {name: values[name] + 0.01 for name in metrics.PIXEL_METRICS}
     write_json(folder / "metrics.json", values | validation | extra)
     rows = [
         {"epoch": e, "step": 10 * e, "loss": 1 / e, "noise_rms": 0.1, "loss_generator": -1 / e, **values, **validation}
@@ -128,8 +130,8 @@ def test_every_experiment_has_a_colour_and_a_name_in_both_languages() -> None:
 
 def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
     for together in (
-        ("baseline", "scenario_a", "scenario_b", "scenario_b_conv3x3", "scenario_b_bn", "scenario_b_rescaled"),
-        ("scenario_a", "learned_noise_v1", "learned_noise_v2", "learned_noise_v2_as_published", "noise_control"),
+        ("baseline", *(name for name in PRESETS if name.startswith("scenario") and name != "scenario_b_relu")),
+        ("scenario_a", *(name for name in PRESETS if name.startswith("learned_noise")), "noise_control"),
         ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised", "simplenet"),
     ):
         assert len({style.METHOD_COLOURS[name] for name in together}) == len(together)
@@ -302,7 +304,7 @@ def test_comparison_has_published_course_and_ours_with_conditions(tmp_path: Path
     configs = [preset("baseline", category="screw", image_size=SIZE, epochs=EPOCHS, seed=s) for s in (0, 1)]
     runs = [fake_run(tmp_path, config) for config in configs]
     row = tables.comparison(runs, ["AUPRO"]).iloc[0]
-    assert (row["published_mean"], row["published_std"], row["source"]) == ("0.9535", "0.0049", "ICPR 2024")
+    assert (row["published_mean"], row["published_std"], row["source"]) == ("0.9523", "0.0020", "JIMS 2025")
     assert (row["course_report"], row["course_source"]) == ("0.9430", "Table 2")
     values = [run.metrics["AUPRO"] for run in runs]
     assert row["ours_mean"] == f"{np.mean(values):.4f}" and row["ours_std"] == f"{np.std(values, ddof=1):.4f}"
@@ -330,10 +332,26 @@ def test_a_metric_that_is_not_available_stays_so() -> None:
 
 
 def test_course_values_of_learned_noise_belong_to_the_published_rule() -> None:
-    adversarial = preset("learned_noise_v2", category="screw")
-    published = preset("learned_noise_v2_as_published", category="screw")
-    assert reference.course_report(adversarial, "I-AUROC") is None
-    assert reference.course_report(published, "I-AUROC") == (0.6784, "Table 5")
+    for name, value in (("learned_noise_v1", (0.3987, "Table 4")), ("learned_noise_v2", (0.6784, "Table 5"))):
+        adversarial, published = (preset(name + rule, category="screw") for rule in ("", "_as_published"))
+        assert reference.course_report(adversarial, "I-AUROC") is None
+        assert reference.course_report(published, "I-AUROC") == value
+
+
+def test_the_courses_log_of_v1_has_the_colour_of_the_rule_that_made_it(sweep: list[RunResult]) -> None:
+    figure = histories.convergence(sweep)
+    [line] = [line for line in figure.axes[1].lines if line.get_label() == "v1"]
+    assert line.get_color() == style.METHOD_COLOURS["learned_noise_v1_as_published"]
+
+
+def test_table7_has_the_localisation_by_the_logits_where_the_sigmoid_ranked(tmp_path: Path) -> None:
+    names = ("weak_gap_cam", "weak_gap_cam_as_published")
+    runs = [fake_run(tmp_path, preset(name, image_size=SIZE, epochs=EPOCHS)) for name in names]
+    missing = not_run(preset(names[1], dataset="ksdd1", category="ksdd1"))
+    frame = tables.table7_weak([*runs, missing])
+    rows = frame[frame["metric"] == "AP-loc, by the logits"]
+    assert list(rows["method"]) == [style.experiment_label(names[1])] * 2
+    assert list(rows["ours_mean"]) == [f"{runs[1].metrics['AP-loc'] + 0.01:.4f}", "not run"]
 
 
 def test_published_kolektorsdd2_is_never_given_to_the_stand_in() -> None:
