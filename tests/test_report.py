@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from report_runs import write_run
 
-from ssn_core import bench, counters, preset
+from ssn_core import bench, counters, preset, style
 from ssn_core.bench_forms import Form, Point
 from ssn_core.bench_plan import Group
+from ssn_core.config import PRESETS
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 from ssn_core.report import build_report, write_summary
@@ -96,8 +97,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             write_run(store, preset(name, category=category, seed=seed, **COST), flat(value, **{"seg-I-AUROC": 0.85}))
         write_run(store, preset("learned_noise_v1", category="screw", seed=seed, **COST), flat(0.4), 81.0, "diverged")
         write_run(store, preset("learned_noise_v2", category="screw", beta=0.1, seed=seed, **COST), flat(0.61))
+        write_run(store, preset("learned_noise_v1_as_published", category="screw", seed=seed, **COST), flat(0.4), 81.0)
         weak = {"dataset": "ksdd1", "category": "ksdd1", "backbone": "resnet18", "seed": seed, **COST}
         write_run(store, preset("weak_gap_cam", **weak), flat(0.93, **{"AP-loc": 0.1}))
+        saturated = flat(0.93, **{"AP-loc": 0.15, "AP-loc on logits": 0.2})
+        write_run(store, preset("weak_gap_cam_as_published", **weak), saturated)
+        write_run(store, preset("supervised", **weak), flat(0.97, **{"AP-loc": 0.4}))
     shutil.copy(ROOT / "data" / "results" / counters.FILE, store)
     (root / "figures" / "cpu").mkdir(parents=True, exist_ok=True)
     write_csv(root / "figures" / "cpu" / bench.FILE, speed_rows(), bench.COLUMNS)
@@ -154,9 +159,41 @@ def test_measured_speed_is_in_its_table(built: dict[str, Path], language: str) -
     assert text.count(row) == 3 and conditions in text
 
 
+def test_the_share_of_the_localisation_that_the_sigmoid_takes_is_in_the_text(
+    built: dict[str, Path], language: str
+) -> None:
+    text = text_of(built[language])
+    shares = {
+        "en": ("the sigmoid takes 25.0 %", "from 20.0 %", "this is 20.0 %", "lost in the evaluation, to a sigmoid"),
+        "it": ("la sigmoide toglie il 25,0 %", "da 20,0 %", "è il 20,0 %", "si perde nella valutazione"),
+    }
+    assert [words for words in shares[language] if words not in text] == []
+
+
+def test_both_rules_of_learned_noise_are_told_apart(built: dict[str, Path], language: str) -> None:
+    text = text_of(built[language])
+    wanted = {
+        "en": ("No game was played", "By this update, repeated here", "Against a detector that does learn"),
+        "it": ("Nessuno ha giocato", "Con questo aggiornamento, ripetuto qui", "Contro un rilevatore che impara"),
+    }
+    assert [words for words in wanted[language] if words not in text] == []
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_every_experiment_has_its_name_in_the_report(index: int) -> None:
+    words = (ROOT / "report" / "shared" / "words.typ").read_text(encoding="utf-8")
+    block = words.split("#let experiments = (")[1].split("\n)")[0]
+    names = {key: re.findall(r'"([^"]+)"', rest) for key, rest in re.findall(r"^  (\w+): (.+),$", block, re.MULTILINE)}
+    assert set(PRESETS) <= set(names)
+    for preset_name in PRESETS:
+        assert names[preset_name][index if len(names[preset_name]) > 1 else 0]
+    for name in ("scenario_c", "learned_noise_v1_as_published", "learned_noise_v2_as_published"):
+        assert names[name][index].lower() == style.experiment_label(name, style.LANGUAGES[index]).lower()
+
+
 def test_pages_are_printed_within_their_margins(built: dict[str, Path], language: str) -> None:
     with pymupdf.open(built[language]) as document:
-        assert 20 <= len(document) <= 32
+        assert 20 <= len(document) <= 36
         for page in document:
             picture = page.get_pixmap(dpi=40, colorspace=pymupdf.csGRAY)
             pixels = np.frombuffer(picture.samples, np.uint8).reshape(picture.height, picture.stride)[
