@@ -12,7 +12,7 @@ else
   READY := $(VENV)/.ready
 endif
 
-.PHONY: report pdf test lint bench site clean help
+.PHONY: report pdf diagrams test lint bench site clean help
 
 help:            ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,12 +24,15 @@ report: $(READY) ## execute the notebooks of PROFILE (demo, cpu, full) and rebui
 pdf: $(READY)    ## rebuild both PDFs from the committed results, without running anything
 	$(PY) -m ssn_core report
 
+diagrams: $(READY) ## draw the diagrams of README and notebooks again, after a change of report/shared/diagrams.typ
+	$(PY) report/diagrams.py
+
 site: $(READY)   ## execute the notebooks of PROFILE and export them to build/PROFILE/site/index.html
 	$(PY) -m ssn_core notebooks --profile $(PROFILE)
 
 test: $(READY)   ## lint and run every test
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check ssn_core tests notebooks
+	$(PY) -m ruff format --check ssn_core report tests notebooks
 	$(PY) -m pytest
 
 bench: $(READY)  ## print speed ratios measured in one run (PEERS=1: with anomalib, in build/peers)

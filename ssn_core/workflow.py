@@ -130,6 +130,8 @@ def build_site(build: Path, profile: str, description: str, root: Path) -> Path:
     from nbconvert import HTMLExporter
 
     site = build / "site"
+    diagrams = Path("figures") / "diagrams"  # beside the copies and their pages, as beside notebooks/
+    shutil.copytree(root / diagrams, build / diagrams, dirs_exist_ok=True)
     pages = []
     for notebook in sorted((build / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         body, _ = HTMLExporter().from_filename(str(notebook))

@@ -1,4 +1,4 @@
-"""Figures, panels, tables, gating and diagrams from run folders made by hand."""
+"""Figures, panels, tables and gating from run folders made by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ssn_core import (
     NotRun,
     RunConfig,
     RunResult,
-    diagrams,
     figures,
     gating,
     histories,
@@ -417,26 +416,3 @@ def test_gating_counts_masks_on_normal_images_before_and_after(tmp_path: Path) -
     assert set(frame["false_positive_pixels"]) == {"n/a"}  # no weights, no maps
     figure = gating.gating_bars([run], frame.reset_index())
     assert figure.axes[0].patches[0].get_height() == 1.0
-
-
-# Diagrams
-
-
-@pytest.mark.parametrize("language", style.LANGUAGES)
-@pytest.mark.parametrize("name", diagrams.DIAGRAMS)
-def test_diagrams_stay_on_the_page(name: str, language: str) -> None:
-    with style.styled():
-        figure = diagrams.DIAGRAMS[name](language=language)
-    figure.canvas.draw()
-    width, height = figure.canvas.get_width_height()
-    for text in figure.findobj(plt.Text):
-        if text.get_text():
-            box = text.get_window_extent()
-            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text.get_text()
-    plt.close(figure)
-
-
-def test_diagrams_speak_the_language_they_are_asked_for() -> None:
-    english, italian = (texts(diagrams.supersimplenet(language=language)) for language in style.LANGUAGES)
-    assert "Segmentation head" in english and "Testa di segment." in italian
-    assert "Segmentation" not in italian
