@@ -18,7 +18,7 @@ from .train import NonFiniteLoss
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; a user's mistake prints one line and returns 2, a training that breaks down 1."""
+    """Entry point; a user's mistake prints one line and returns 2, a training that breaks down 1, Ctrl-C 130."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NonFiniteLoss as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as error:
+        print(f"{parser.prog}: {str(error) or 'interrupted'}", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
