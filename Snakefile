@@ -53,7 +53,7 @@ checkpoint run:
     priority: lambda wildcards: PLAN.priority(wildcards.run_id)
     threads: 1
     shell:  # exec: the run itself gets the signal that ends a job
-        "exec env OMP_NUM_THREADS={threads} PYTHONUNBUFFERED=1 {params.command} >> {log}"
+        "exec env OMP_NUM_THREADS={threads} PYTHONUNBUFFERED=1 {params.command} > {log}"
 
 
 rule notebooks:

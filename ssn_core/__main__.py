@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
     command.set_defaults(action=_notebooks)
 
+    command = commands.add_parser("cost", help="hours of the whole study, estimated from the steps of finished runs")
+    command.add_argument("--store", default="data/results")
+    command.add_argument("--seeds", type=int, default=5)
+    command.set_defaults(action=_cost)
+
     command = commands.add_parser("report", help="rebuild both PDFs from results and figures, running nothing")
     command.set_defaults(action=_report)
     return parser
@@ -98,6 +103,13 @@ def _notebooks(options: argparse.Namespace) -> int:
     from .workflow import execute_notebooks  # papermill is an optional dependency
 
     execute_notebooks(options.profile, options.only, parse_fields(options.parameter))
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from .cost import cost, lines
+
+    print("\n".join(lines(cost(options.store, options.seeds))))
     return 0
 
 
