@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from .errors import InputError
 from .files import writing
@@ -50,11 +50,11 @@ def owned(folder: Path) -> Iterator[str]:
                 folder.rmdir()  # a run that wrote nothing leaves no folder
 
 
-def _open_locked(path: Path) -> tuple[IO[bytes], bool]:
+def _open_locked(path: Path) -> tuple[BinaryIO, bool]:
     """The lock file, and whether its flock is ours; raises :class:`InputError` where another process has it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+b")
+        file = open(path, "a+b", buffering=0)  # closing has nothing left to write, should the disk be full
         try:
             alone = _flock(file)
         except BlockingIOError:
@@ -66,7 +66,7 @@ def _open_locked(path: Path) -> tuple[IO[bytes], bool]:
         file.close()  # its owner removed it between our opening and locking
 
 
-def _flock(file: IO[bytes]) -> bool:
+def _flock(file: BinaryIO) -> bool:
     """False where there is no flock; there the file alone is the lock, and a killed run leaves it for a person."""
     if fcntl is None:
         return False
@@ -79,14 +79,13 @@ def _flock(file: IO[bytes]) -> bool:
     return True
 
 
-def _write_owner(file: IO[bytes]) -> None:
+def _write_owner(file: BinaryIO) -> None:
     file.truncate(0)
     file.write(json.dumps(_me()).encode())
-    file.flush()
     os.fsync(file.fileno())
 
 
-def _read_owner(file: IO[bytes]) -> dict[str, Any]:
+def _read_owner(file: BinaryIO) -> dict[str, Any]:
     file.seek(0)
     try:
         found = json.loads(file.read())
