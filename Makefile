@@ -2,20 +2,23 @@
 # PYTHON=/path/to/python uses an environment of your own (conda, Kaggle) instead of .venv and installs nothing.
 
 PROFILE ?= demo
+CORES ?= 2
 BENCH ?= $(if $(filter demo,$(PROFILE)),cpu,$(PROFILE))
 VENV := .venv
 ifdef PYTHON
   PY := $(PYTHON)
   READY :=
+  QUEUE :=
 else
   PY := $(VENV)/bin/python
   READY := $(VENV)/.ready
+  QUEUE := $(VENV)/.queue
 endif
 
-.PHONY: report pdf diagrams test lint bench site clean help
+.PHONY: report pdf diagrams test lint bench site queue test-cluster clean help
 
 help:            ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 report: $(READY) ## execute the notebooks of PROFILE (demo, cpu, full) and rebuild both PDFs
 	$(PY) -m ssn_core notebooks --profile $(PROFILE)
@@ -35,6 +38,13 @@ test: $(READY)   ## lint and run every test
 	$(PY) -m ruff format --check ssn_core report tests notebooks
 	$(PY) -m pytest
 
+queue: $(QUEUE)  ## make what is missing of PROFILE, CORES runs at a time, then notebooks and PDFs; resumes
+	$(PY) -m snakemake --cores $(CORES) --config profile=$(PROFILE)
+
+test-cluster: $(QUEUE) ## the queue through a one-node SLURM on this machine (root; installs Debian's slurm-wlm, munge)
+	command -v sbatch slurmctld slurmd munged > /dev/null || (apt-get update && apt-get install -y slurm-wlm munge)
+	SSN_TEST_CLUSTER=1 OMP_NUM_THREADS=1 $(PY) -m pytest -rs tests/cluster
+
 bench: $(READY)  ## print speed ratios measured in one run (PEERS=1: with anomalib, in build/peers)
 	$(PY) -m ssn_core.bench --profile $(BENCH) $(if $(PEERS),--peers build/peers/bin/python)
 
@@ -52,6 +62,10 @@ $(VENV)/.ready: pyproject.toml
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --progress-bar on --editable ".[notebooks,test]"
+	@touch $@
+
+$(VENV)/.queue: $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --progress-bar on --editable ".[queue]"
 	@touch $@
 
 clean:           ## remove what the commands make below build/

@@ -18,7 +18,7 @@ from .train import NonFiniteLoss
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; a user's mistake prints one line and returns 2, a training that breaks down 1."""
+    """Entry point; a user's mistake prints one line and returns 2, a training that breaks down 1, Ctrl-C 130."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NonFiniteLoss as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as error:
+        print(f"{parser.prog}: {str(error) or 'interrupted'}", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--only", nargs="*", default=None, metavar="NUMBER", help="e.g. 01 04")
     command.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
     command.set_defaults(action=_notebooks)
+
+    command = commands.add_parser("cost", help="hours of the whole study, estimated from the steps of finished runs")
+    command.add_argument("--store", default="data/results")
+    command.add_argument("--seeds", type=int, default=5)
+    command.set_defaults(action=_cost)
 
     command = commands.add_parser("report", help="rebuild both PDFs from results and figures, running nothing")
     command.set_defaults(action=_report)
@@ -95,6 +103,13 @@ def _notebooks(options: argparse.Namespace) -> int:
     from .workflow import execute_notebooks  # papermill is an optional dependency
 
     execute_notebooks(options.profile, options.only, parse_fields(options.parameter))
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from .cost import cost, lines
+
+    print("\n".join(lines(cost(options.store, options.seeds))))
     return 0
 
 

@@ -8,3 +8,7 @@ class InputError(ValueError):
 
     Raised before any training starts. The message names the field or the file and says what to do.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was interrupted (Ctrl-C, SIGTERM); the message says from which epoch the same command resumes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +65,8 @@ class Profile:
     def run(self, runs: str | list[RunConfig], device: str | None = None, log: Log = print) -> list[RunResult | NotRun]:
         """Run or load every configuration of one experiment, or those given; see :func:`ssn_core.run`."""
         configs = self.configs(runs) if isinstance(runs, str) else runs
-        if self.synthetic:
-            make_synthetic(project_root() / "data" / "synthetic")  # idempotent
-        missing = {c.run_id: reason for c in configs if (reason := self._unavailable(c))}
+        self.prepare()
+        missing = {c.run_id: reason for c in configs if (reason := self.unavailable(c))}
         if missing and not self.skip_unavailable:
             raise InputError(f"profile {self.name!r}: {next(iter(missing.values()))}")
         outcomes: list[RunResult | NotRun] = []
@@ -74,31 +74,37 @@ class Profile:
             if config.run_id in missing:
                 outcomes.append(NotRun(config, missing[config.run_id], run_command(config)))
             else:
-                outcomes.append(run(config, self.store, self._data_root(config), device=device, log=log))
+                outcomes.append(run(config, self.store, self.data_root(config), device=device, log=log))
         return outcomes
 
-    def _data_root(self, config: RunConfig) -> Path | None:
+    def prepare(self) -> None:
+        """Draw the synthetic sets where the profile is about them and they are not drawn yet."""
+        if self.synthetic:
+            make_synthetic(project_root() / "data" / "synthetic")
+
+    def data_root(self, config: RunConfig) -> Path | None:
+        """Where a run's data lie if that is the profile's matter; None: wherever :func:`ssn_core.find_root` looks."""
         return project_root() / "data" / "synthetic" if config.dataset == "synthetic" else None
 
-    def _unavailable(self, config: RunConfig) -> str | None:
+    def unavailable(self, config: RunConfig) -> str | None:
         """Why a run cannot be made here, or None. A data set that is there and broken is not "unavailable"."""
         if find_run(config, self.store) is not None:
             return None
         try:
-            find_root(config.dataset, config.category, self._data_root(config))
+            find_root(config.dataset, config.category, self.data_root(config))
         except InputError as error:
             return f"data: {error}"
         if self.skip_unavailable and weights_path(config.backbone) is None:
-            return f"weights: none of {config.backbone} on this machine (the command below downloads them)"
+            return f"weights: none of {config.backbone} on this machine (making the run by its command downloads them)"
         return None
 
     def dataset(self, config: RunConfig) -> Any:
         """The opened data set of a configuration (for panels), or None where it is not on this machine."""
         try:
-            find_root(config.dataset, config.category, self._data_root(config))
+            find_root(config.dataset, config.category, self.data_root(config))
         except InputError:
             return None
-        return open_dataset(config.dataset, config.category, self._data_root(config))
+        return open_dataset(config.dataset, config.category, self.data_root(config))
 
 
 def load_profile(name: str) -> Profile:
@@ -154,7 +160,7 @@ def run_command(config: RunConfig) -> str:
     base = preset(config.experiment).as_dict()
     changed = {k: v for k, v in config.as_dict().items() if v != base[k]}
     fields = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in changed.items()]
-    return " ".join(["python -m ssn_core run", config.experiment, *fields])
+    return shlex.join(["python", "-m", "ssn_core", "run", config.experiment, *fields])
 
 
 def _entries(given: Any) -> list[Any]:

@@ -9,17 +9,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from . import __version__, evaluate
 from .config import RunConfig
 from .datasets import Dataset
-from .errors import InputError
+from .errors import InputError, Stopped
 from .features import Features, extract
 from .files import write_atomic, write_csv, write_json
 from .fold import fold
@@ -55,6 +55,7 @@ class Runner:
         self.fingerprint = dataset.fingerprint()
         self.history: list[dict[str, Any]] = []
         self.seconds, self.diverged, self.note = 0.0, False, ""
+        self.clock, self.before = time.monotonic(), {"epochs_done": -1}  # state at the beginning of an epoch
         saved = self._read_checkpoint()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -77,22 +78,41 @@ class Runner:
         )
 
     def complete(self) -> None:
-        """Train the remaining epochs and write the folder; run.json comes last and marks it finished."""
-        started = saved = time.monotonic()
+        """Train the remaining epochs and write the folder; run.json comes last and marks it finished.
+
+        Interrupted at any point, it saves the last whole epoch and raises :class:`Stopped`.
+        """
         self.log(f"training on {self.device}, epoch {self.trainer.epochs_done} of {self.config.epochs}")
-        while self.trainer.epochs_done < self.config.epochs and not self.diverged:
-            self._one_epoch()
-            now = time.monotonic()
-            if now - saved >= self.checkpoint_seconds and not self.diverged:
-                self.seconds, started, saved = self.seconds + now - started, now, now
-                self._write_checkpoint()
-        self.seconds += time.monotonic() - started
-        self._write_results()
+        try:
+            self._train()
+            self._write_results()
+        except KeyboardInterrupt:
+            self._stop()
         for leftover in (self.folder / CHECKPOINT, *self.folder.glob(".*.part.*")):  # the latter of a killed process
             leftover.unlink(missing_ok=True)
 
+    def _train(self) -> None:
+        self.clock = time.monotonic()
+        while self.trainer.epochs_done < self.config.epochs and not self.diverged:
+            self._one_epoch()
+            if time.monotonic() - self.clock >= self.checkpoint_seconds and not self.diverged:
+                self._write_checkpoint()
+        self._count_seconds()
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+
+    def _stop(self) -> NoReturn:
+        """Save the end of the last whole epoch, that is one whose row is in the history."""
+        if len(self.history) == self.before["epochs_done"]:  # interrupted after its beginning and before its row
+            self.trainer.load_state_dict(self.before)
+        self._write_checkpoint()
+        done = f"epoch {self.trainer.epochs_done} of {self.config.epochs}"
+        raise Stopped(f"run {self.config.run_id} was stopped; {done} is saved, and the same command goes on from there")
+
     def _one_epoch(self) -> None:
-        before = copy.deepcopy(self.trainer.state_dict())
+        before = self.before = copy.deepcopy(self.trainer.state_dict())
         try:
             row = self.trainer.epoch()
         except NonFiniteLoss as error:
@@ -149,7 +169,7 @@ class Runner:
         _write_npz(folder / "curves.npz", evaluate.curve_arrays(outputs, self.truth))
         _write_npz(folder / "examples.npz", evaluate.example_arrays(samples, outputs))
         state = {name: value.contiguous().cpu() for name, value in trained_state(self.model).items()}
-        write_atomic(folder / MODEL, lambda part: save_file(state, part))
+        _write_bytes(folder / MODEL, save(state))
         write_json(folder / "metrics.json", values)
         write_json(folder / "run.json", self._info())
 
@@ -196,6 +216,7 @@ class Runner:
         }
 
     def _write_checkpoint(self) -> None:
+        self._count_seconds()
         state = {
             "format": FORMAT,
             "config": self.config.as_dict(),
@@ -204,7 +225,9 @@ class Runner:
             "seconds": self.seconds,
             "trainer": self.trainer.state_dict(),
         }
-        write_atomic(self.folder / CHECKPOINT, lambda part: torch.save(state, part))
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        _write_bytes(self.folder / CHECKPOINT, buffer.getbuffer())
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         path = self.folder / CHECKPOINT
@@ -241,7 +264,12 @@ def read_run_file(path: Path, read: Callable[[Path], Any]) -> Any:
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    write_atomic(path, lambda part: part.write_bytes(buffer.getvalue()) and None)
+    _write_bytes(path, buffer.getbuffer())
+
+
+def _write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """What libraries made in memory: their own writers each have another error for a full disk."""
+    write_atomic(path, lambda part: part.write_bytes(content) and None)
 
 
 def git_revision() -> str | None:

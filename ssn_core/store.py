@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from .config import RunConfig
 from .datasets import open_dataset
 from .errors import InputError
 from .files import read_json
+from .guard import interrupted_by_sigterm, owned
 from .models import Detector, build_model
-from .runner import FORMAT, MODEL, Log, Runner, read_run_file
+from .runner import CHECKPOINT, FORMAT, MODEL, Log, Runner, read_run_file
 from .supervision import TrainingSet
 from .train import trained_state
 
@@ -66,6 +69,8 @@ def run(
     ``data_root``: see :func:`ssn_core.find_root`. All input is checked before training (:class:`InputError`).
     A non-finite loss ends a Gaussian run with :class:`ssn_core.train.NonFiniteLoss` and keeps the checkpoint of the
     last good epoch; a learned-noise run is then recorded as diverged and evaluated as of that epoch.
+    A run that another process is making is refused; Ctrl-C and SIGTERM save the last whole epoch and raise
+    :class:`ssn_core.errors.Stopped`.
     """
     folder = Path(store) / config.run_id
     if (finished := find_run(config, store)) is not None:
@@ -73,10 +78,29 @@ def run(
     device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dataset = open_dataset(config.dataset, config.category, data_root, training_masks=config.needs_training_masks)
     training = TrainingSet.of(config, dataset)
-    Runner(config, folder, dataset, training, device, checkpoint_seconds, log).complete()
-    result = find_run(config, store)
-    assert result is not None
-    return result
+    with interrupted_by_sigterm(), owned(folder) as gone:
+        if gone:
+            log(f"[{config.run_id}] taken over from {gone}, which has ended")
+        if (finished := find_run(config, store)) is None:  # else its last owner ended just now
+            with _memory_errors(config, folder):
+                Runner(config, folder, dataset, training, device, checkpoint_seconds, log).complete()
+            finished = find_run(config, store)
+    assert finished is not None
+    return finished
+
+
+@contextlib.contextmanager
+def _memory_errors(config: RunConfig, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        height, width = config.image_size
+        kept = f"; the checkpoint of this run stays in {folder}" if (folder / CHECKPOINT).is_file() else ""
+        first = str(error).splitlines()[0].split(". GPU")[0].rstrip(".")
+        raise InputError(
+            f"run {config.run_id}: {first}. Lower batch_size={config.batch_size} or "
+            f"image_size={height},{width}, or use a device with more memory{kept}"
+        ) from error
 
 
 def _usable_device(device: str | torch.device) -> torch.device:

@@ -1,11 +1,14 @@
-"""What several test modules build: small models of every variant, made lively, and tiny runs."""
+"""What several test modules build: small models of every variant, made lively, tiny runs, and a checkout for them."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from ssn_core.config import ADAPTORS, RunConfig, preset
@@ -78,6 +81,20 @@ def tiny_config(name: str = "scenario_a", **changes: Any) -> RunConfig:
     if weak:
         fields["flips"] = 2  # three defective images among eleven normal ones
     return preset(name, **fields | changes)
+
+
+def tiny_checkout(root: Path, experiments: dict[str, Any], **defaults: Any) -> Path:
+    """What the queue needs, copied, with a profile "tiny" of runs on the synthetic sets; its store is root/store."""
+    here = Path(__file__).resolve().parents[1]
+    for name in ("ssn_core", "profiles"):
+        shutil.copytree(here / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(here / "Snakefile", root)
+    config = tiny_config(**defaults).as_dict()
+    fields = {k: v for k, v in config.items() if v != getattr(RunConfig, k) and k not in ("experiment", "category")}
+    profile = {"description": "tiny", "store": "store", "figures": "figures", "synthetic": True}
+    profile |= {"skip_unavailable": False, "defaults": fields, "experiments": experiments, "bench": {}}
+    (root / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
+    return root
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:

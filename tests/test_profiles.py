@@ -145,7 +145,7 @@ def test_what_is_not_at_hand_is_not_run_and_says_how(
 ) -> None:
     shutil.copytree(tiny_sets / "ring", checkout / "data" / "ring")
     monkeypatch.setenv("SSN_DATA_DIR", str(checkout / "data"))
-    monkeypatch.setattr(Profile, "_data_root", lambda *_: None)
+    monkeypatch.setattr(Profile, "data_root", lambda *_: None)
     write(checkout, experiments={"scenario_a": {"categories": ["ring", "weave"]}})
     outcomes = load_profile("small").run("scenario_a", log=lambda _: None)
     assert [type(outcome) for outcome in outcomes] == [RunResult, NotRun]
@@ -162,7 +162,7 @@ def test_what_is_not_at_hand_is_not_run_and_says_how(
 def test_weights_that_would_have_to_be_downloaded_are_not_run(
     checkout: Path, tiny_sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Profile, "_data_root", lambda *_: tiny_sets)
+    monkeypatch.setattr(Profile, "data_root", lambda *_: tiny_sets)
     monkeypatch.setattr(profiles, "weights_path", lambda _: None)
     (outcome, *_) = load_profile("small").run("scenario_a", log=lambda _: None)
     assert isinstance(outcome, NotRun) and outcome.reason.startswith("weights: none of efficientnet_lite0")

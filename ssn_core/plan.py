@@ -1,0 +1,101 @@
+"""The runs of a profile as a queue works through them: all that its notebooks show, less what cannot be run here."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .config import RunConfig, preset
+from .errors import InputError
+from .profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
+from .store import find_run, load_run
+from .workflow import simplenet_like
+
+
+@dataclass
+class Plan:
+    """``runs``: by run id, in the profile's order; a control joins them once its learned run is finished."""
+
+    profile: Profile
+    runs: dict[str, RunConfig] = field(default_factory=dict)
+    left_out: list[NotRun] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str) -> Plan:
+        """The plan of ``profiles/<name>.yaml`` on this machine."""
+        plan = cls(load_profile(name))
+        for config in _shown_by_notebooks(plan.profile):
+            reason = None if plan.profile.synthetic else plan.profile.unavailable(config)
+            if reason is None:
+                plan.runs[config.run_id] = config
+            else:
+                plan.left_out.append(NotRun(config, reason, run_command(config)))
+        return plan
+
+    @property
+    def remarks(self) -> list[str]:
+        """One line for each reason to leave runs out."""
+        reasons: dict[str, list[str]] = {}
+        for run in self.left_out:
+            reasons.setdefault(run.reason, []).append(run.config.experiment)
+        return [
+            f"profile {self.profile.name}: {len(names)} run(s) left out ({', '.join(dict.fromkeys(names))}): {reason}"
+            for reason, names in reasons.items()
+        ]
+
+    @property
+    def controlled(self) -> list[str]:
+        """The runs after which a control with fixed noise of the same loudness runs (notebook 03)."""
+        main = preset("learned_noise_v2")
+        return [k for k, c in self.runs.items() if c.experiment == main.experiment and c.beta == main.beta]
+
+    def add_control(self, learned: str) -> str | None:
+        """The run id of a finished learned run's control; None where it diverged before there was any noise."""
+        try:
+            control = matched_control(load_run(self.profile.store / learned))
+        except InputError:
+            return None
+        self.runs[control.run_id] = control
+        return control.run_id
+
+    def target(self, run_id: str) -> str:
+        """The file that marks a run as finished, seen from the checkout."""
+        return _from_checkout(self.profile.store / run_id / "run.json")
+
+    def command(self, run_id: str) -> str:
+        """The shell command that makes a run as the profile does, by this interpreter."""
+        config = self._config(run_id)
+        words = [sys.executable, *shlex.split(run_command(config))[1:], "--store", _from_checkout(self.profile.store)]
+        if (root := self.profile.data_root(config)) is not None:
+            words += ["--data-root", _from_checkout(root)]
+        return shlex.join(words)
+
+    def priority(self, run_id: str) -> int:
+        """What stands earlier in the profile comes first."""
+        self._config(run_id)
+        return len(self.runs) - list(self.runs).index(run_id)
+
+    def _config(self, run_id: str) -> RunConfig:
+        if run_id not in self.runs:  # a control, in the process of its own job
+            for learned in self.controlled:
+                if find_run(self.runs[learned], self.profile.store) is not None:
+                    self.add_control(learned)
+        if run_id not in self.runs:
+            raise InputError(f"profile {self.profile.name!r} has no run {run_id!r} that this machine can make")
+        return self.runs[run_id]
+
+
+def _shown_by_notebooks(profile: Profile) -> Iterator[RunConfig]:
+    """Every run that is known beforehand; notebook 05 adds SimpleNet under the conditions of the unsupervised runs."""
+    for experiment in profile.experiments:
+        yield from profile.configs(experiment)
+        if experiment == "unsupervised":
+            yield from map(simplenet_like, profile.configs(experiment))
+
+
+def _from_checkout(path: Path) -> str:
+    return os.path.relpath(path, project_root())
