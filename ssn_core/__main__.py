@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from . import check, load_model, preset, run
-from .config import RunConfig
-from .errors import InputError
-from .profiles import project_root
-from .train import NonFiniteLoss
+from ssn_core import check, load_model, preset, run
+from ssn_core.config import RunConfig
+from ssn_core.errors import InputError
+from ssn_core.profiles import project_root
+from ssn_core.train import NonFiniteLoss
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from .fold import fold
+    from ssn_core.fold import fold
 
     model = fold(load_model(options.run))
     print("image,score,map_score")
@@ -100,21 +100,21 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from .workflow import execute_notebooks  # papermill is an optional dependency
+    from ssn_core.workflow import execute_notebooks  # papermill is an optional dependency
 
     execute_notebooks(options.profile, options.only, parse_fields(options.parameter))
     return 0
 
 
 def _cost(options: argparse.Namespace) -> int:
-    from .cost import cost, lines
+    from ssn_core.cost import cost, lines
 
     print("\n".join(lines(cost(options.store, options.seeds))))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    from .report import build_report  # typst is an optional dependency
+    from ssn_core.report import build_report  # typst is an optional dependency
 
     for path in build_report(project_root()):
         print(f"report: {path}")

@@ -22,12 +22,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from .bench_forms import Form, Point
-from .bench_plan import Group, Settings, plan
-from .errors import InputError
-from .files import write_csv
-from .profiles import Profile, load_profile, project_root
-from .runner import Log
+from ssn_core.bench_forms import Form, Point
+from ssn_core.bench_plan import Group, Settings, plan
+from ssn_core.errors import InputError
+from ssn_core.files import write_csv
+from ssn_core.profiles import Profile, load_profile, project_root
+from ssn_core.runner import Log
 
 FILE = "bench.csv"
 COLUMNS = [

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .config import preset
-from .fast import FastForward, Masked
-from .fold import fold
-from .losses import focal, map_loss
-from .metrics import METRICS, aupro, evaluate
-from .models import Detector, build_model
-from .noise import perlin_masks
+from ssn_core.config import preset
+from ssn_core.fast import FastForward, Masked
+from ssn_core.fold import fold
+from ssn_core.losses import focal, map_loss
+from ssn_core.metrics import METRICS, aupro, evaluate
+from ssn_core.models import Detector, build_model
+from ssn_core.noise import perlin_masks
 
 RUN_EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
 _PRECISIONS = {"fold_half": torch.float16, "fold_bfloat16": torch.bfloat16}
@@ -211,7 +211,7 @@ class Machine:
 def make(form: Form) -> Any:
     """The subject of a form; peers' are made from a package that only their own environment has."""
     if form.variant == "anomalib":
-        from . import bench_peers
+        from ssn_core import bench_peers
 
         return bench_peers.make(form)
     kinds = {"inference": Inference, "training": Training, "metrics": Metrics, "machine": Machine}

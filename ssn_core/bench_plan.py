@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .bench_forms import Form, Point
-from .config import PRESETS
-from .errors import InputError
-from .profiles import Profile
+from ssn_core.bench_forms import Form, Point
+from ssn_core.config import PRESETS
+from ssn_core.errors import InputError
+from ssn_core.profiles import Profile
 
 #: networks that anomalib has too
 _SHARED = (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))

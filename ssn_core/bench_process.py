@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from .bench_forms import Form, Point, make
-from .counts import count
+from ssn_core.bench_forms import Form, Point, make
+from ssn_core.counts import count
 
 _TURN_SECONDS = 0.3  # a turn repeats a shorter call until it has lasted so long
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import InputError
+from ssn_core.errors import InputError
 
 Method = Literal["supersimplenet", "gap_cam", "simplenet"]
 Backbone = Literal["wide_resnet50_2", "resnet18", "efficientnet_lite0"]

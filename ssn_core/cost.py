@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from .config import PRESETS, RunConfig, preset
-from .datasets import EXPECTED
-from .errors import InputError
-from .store import load_run
+from ssn_core.config import PRESETS, RunConfig, preset
+from ssn_core.datasets import EXPECTED
+from ssn_core.errors import InputError
+from ssn_core.store import load_run
 
 
 def cost(store: str | Path, seeds: int = 5) -> pd.DataFrame:

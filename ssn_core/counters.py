@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .files import write_csv
-from .models import SuperSimpleNet
-from .profiles import project_root
+from ssn_core.files import write_csv
+from ssn_core.models import SuperSimpleNet
+from ssn_core.profiles import project_root
 
 FILE = "operation_counters.csv"  # in data/results
 COLUMNS = ["network", "backbone", "padding", "counter", "gflops", "conditions"]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from . import metrics
-from .datasets import Sample
-from .features import Features
-from .fold import FoldedDetector
-from .images import read_mask
+from ssn_core import metrics
+from ssn_core.datasets import Sample
+from ssn_core.features import Features
+from ssn_core.fold import FoldedDetector
+from ssn_core.images import read_mask
 
 NORMAL_QUANTILE = 0.99
 _BATCH = 8

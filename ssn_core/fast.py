@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .hidden_map import HiddenMap
-from .models import Detector, GapCamNet, SimpleNet
-from .upscale import UpscaledConv, border_bias
+from ssn_core.hidden_map import HiddenMap
+from ssn_core.models import Detector, GapCamNet, SimpleNet
+from ssn_core.upscale import UpscaledConv, border_bias
 
 
 @dataclass(frozen=True)

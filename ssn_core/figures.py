@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import reference, tables
-from .metrics import NOT_AVAILABLE
-from .store import RunResult
-from .style import (
+from ssn_core import reference, tables
+from ssn_core.metrics import NOT_AVAILABLE
+from ssn_core.store import RunResult
+from ssn_core.style import (
     DEFECTIVE,
     NORMAL,
     PUBLISHED,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from ssn_core.errors import InputError
 
 
 @contextlib.contextmanager

@@ -12,15 +12,15 @@ import torch
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from .datasets import Dataset
-from .evaluate import predict_features
-from .features import extract
-from .fold import fold
-from .metrics import NOT_AVAILABLE
-from .panels import pixel_threshold
-from .runner import MODEL
-from .store import RunResult, load_model
-from .style import legend_below, method_colour, method_label, pick
+from ssn_core.datasets import Dataset
+from ssn_core.evaluate import predict_features
+from ssn_core.features import extract
+from ssn_core.fold import fold
+from ssn_core.metrics import NOT_AVAILABLE
+from ssn_core.panels import pixel_threshold
+from ssn_core.runner import MODEL
+from ssn_core.store import RunResult, load_model
+from ssn_core.style import legend_below, method_colour, method_label, pick
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("no gate", "Youden (test)", "quantile (normal training)")

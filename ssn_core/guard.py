@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import InputError
-from .files import writing
+from ssn_core.errors import InputError
+from ssn_core.files import writing
 
 try:
     import fcntl

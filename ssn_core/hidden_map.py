@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .upscale import UpscaledConv, batch_slices
+from ssn_core.upscale import UpscaledConv, batch_slices
 
 if TYPE_CHECKING:
-    from .fast import Masked
+    from ssn_core.fast import Masked
 
 LEAK = 0.2
 _CACHE_ROWS = 512  # rows of 1024 floats: 2 MB

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from . import images as image_io
-from .config import ADAPTORS, RunConfig
-from .errors import InputError
-from .trunk import CHANNELS, make_trunk
-from .upscale import map_matrices, upscale
+from ssn_core import images as image_io
+from ssn_core.config import ADAPTORS, RunConfig
+from ssn_core.errors import InputError
+from ssn_core.trunk import CHANNELS, make_trunk
+from ssn_core.upscale import map_matrices, upscale
 
 BLUR_SIGMA = 4.0
 SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128

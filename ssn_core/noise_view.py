@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .config import RunConfig
-from .datasets import Dataset
-from .features import extract
-from .models import build_model
-from .noise import LATENT_CHANNELS, perlin_masks
-from .style import data_label, pick
-from .supervision import TrainingSet
-from .train import Trainer
-from .upscale import upscale
+from ssn_core.config import RunConfig
+from ssn_core.datasets import Dataset
+from ssn_core.features import extract
+from ssn_core.models import build_model
+from ssn_core.noise import LATENT_CHANNELS, perlin_masks
+from ssn_core.style import data_label, pick
+from ssn_core.supervision import TrainingSet
+from ssn_core.train import Trainer
+from ssn_core.upscale import upscale
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .datasets import Dataset, Sample
-from .errors import InputError
-from .images import read_image, read_mask
-from .profiles import Profile, project_root
-from .store import RunResult
-from .style import data_label, method_label, nothing_to_draw, pick, publish
+from ssn_core.datasets import Dataset, Sample
+from ssn_core.errors import InputError
+from ssn_core.images import read_image, read_mask
+from ssn_core.profiles import Profile, project_root
+from ssn_core.store import RunResult
+from ssn_core.style import data_label, method_label, nothing_to_draw, pick, publish
 
 MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"
 _TEXT_WIDTH = 1.65  # of the column of names, in widths of a picture

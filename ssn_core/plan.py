@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .config import RunConfig, preset
-from .errors import InputError
-from .profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
-from .store import find_run, load_run
-from .workflow import simplenet_like
+from ssn_core.config import RunConfig, preset
+from ssn_core.errors import InputError
+from ssn_core.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
+from ssn_core.store import find_run, load_run
+from ssn_core.workflow import simplenet_like
 
 
 @dataclass

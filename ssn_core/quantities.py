@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from .differences import Sample
-from .metrics import METRICS
+from ssn_core.differences import Sample
+from ssn_core.metrics import METRICS
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")

@@ -7,9 +7,9 @@ import math
 
 import pandas as pd
 
-from .config import RunConfig
-from .datasets import EXPECTED
-from .profiles import project_root
+from ssn_core.config import RunConfig
+from ssn_core.datasets import EXPECTED
+from ssn_core.profiles import project_root
 
 #: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment
 _PUBLISHED_KSDD2: dict[str, tuple[str, float | None]] = {

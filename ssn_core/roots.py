@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import InputError
-from .layouts import LABELS_FILE, MASK_SUFFIX
+from ssn_core.errors import InputError
+from ssn_core.layouts import LABELS_FILE, MASK_SUFFIX
 
 ENVIRONMENT_VARIABLE = "SSN_DATA_DIR"
 KAGGLE_INPUT = Path("/kaggle/input")

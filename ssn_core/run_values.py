@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .gating import as_published
-from .metrics import METRICS
-from .store import RunResult
-from .trend import rise
+from ssn_core.gating import as_published
+from ssn_core.metrics import METRICS
+from ssn_core.store import RunResult
+from ssn_core.trend import rise
 
 LAST_EVALUATIONS = 10
 

@@ -16,18 +16,18 @@ import torch
 import torchvision
 from safetensors.torch import save
 
-from . import __version__, evaluate
-from .config import RunConfig
-from .datasets import Dataset
-from .errors import InputError, Stopped
-from .features import Features, extract
-from .files import write_atomic, write_csv, write_json
-from .fold import fold
-from .metrics import METRICS
-from .models import build_model
-from .supervision import TrainingSet, real_defects
-from .train import NonFiniteLoss, Trainer, trained_state
-from .validation import Validation
+from ssn_core import __version__, evaluate
+from ssn_core.config import RunConfig
+from ssn_core.datasets import Dataset
+from ssn_core.errors import InputError, Stopped
+from ssn_core.features import Features, extract
+from ssn_core.files import write_atomic, write_csv, write_json
+from ssn_core.fold import fold
+from ssn_core.metrics import METRICS
+from ssn_core.models import build_model
+from ssn_core.supervision import TrainingSet, real_defects
+from ssn_core.train import NonFiniteLoss, Trainer, trained_state
+from ssn_core.validation import Validation
 
 FORMAT = 2
 HISTORY = ["epoch", "step", "loss", "loss_map", "loss_image", "noise_rms", "loss_generator", *METRICS]

@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from .config import RunConfig
-from .datasets import open_dataset
-from .errors import InputError
-from .files import read_json
-from .guard import interrupted_by_sigterm, owned
-from .models import Detector, build_model
-from .runner import CHECKPOINT, FORMAT, MODEL, Log, Runner, read_run_file
-from .supervision import TrainingSet
-from .train import trained_state
+from ssn_core.config import RunConfig
+from ssn_core.datasets import open_dataset
+from ssn_core.errors import InputError
+from ssn_core.files import read_json
+from ssn_core.guard import interrupted_by_sigterm, owned
+from ssn_core.models import Detector, build_model
+from ssn_core.runner import CHECKPOINT, FORMAT, MODEL, Log, Runner, read_run_file
+from ssn_core.supervision import TrainingSet
+from ssn_core.train import trained_state
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .config import RunConfig
-from .errors import InputError
-from .files import write_atomic
-from .roots import DATASETS
+from ssn_core.config import RunConfig
+from ssn_core.errors import InputError
+from ssn_core.files import write_atomic
+from ssn_core.roots import DATASETS
 
 LANGUAGES = ("en", "it")
 _STYLE = Path(__file__).with_name("style.mplstyle")

@@ -16,16 +16,16 @@ from typing import Any
 
 import pandas as pd
 
-from . import bench, counters, efficiency
-from .bench_forms import inference_dtype
-from .config import RunConfig, preset
-from .errors import InputError
-from .metrics import METRICS
-from .profiles import load_profile, run_command
-from .run_values import LAST_EVALUATIONS, aggregate, run_values
-from .store import RunResult, load_run
-from .tables import family
-from .trend import RISE, rise
+from ssn_core import bench, counters, efficiency
+from ssn_core.bench_forms import inference_dtype
+from ssn_core.config import RunConfig, preset
+from ssn_core.errors import InputError
+from ssn_core.metrics import METRICS
+from ssn_core.profiles import load_profile, run_command
+from ssn_core.run_values import LAST_EVALUATIONS, aggregate, run_values
+from ssn_core.store import RunResult, load_run
+from ssn_core.tables import family
+from ssn_core.trend import RISE, rise
 
 REFERENCE = {
     "course": "course_report_tables.csv",

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import RunConfig
-from .files import write_atomic
-from .metrics import METRICS, NOT_AVAILABLE
-from .profiles import NotRun, run_command
-from .reference import course_report, published, sweep_log
-from .store import RunResult
-from .style import data_label, method_label
+from ssn_core.config import RunConfig
+from ssn_core.files import write_atomic
+from ssn_core.metrics import METRICS, NOT_AVAILABLE
+from ssn_core.profiles import NotRun, run_command
+from ssn_core.reference import course_report, published, sweep_log
+from ssn_core.store import RunResult
+from ssn_core.style import data_label, method_label
 
 Outcome = RunResult | NotRun
 NOT_RUN = "not run"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from .upscale import shifted_stack, upscale_matrix
+from ssn_core.upscale import shifted_stack, upscale_matrix
 
 BAND = 24  # outputs of a band on a processor; smaller ones would save little arithmetic and cost calls
 

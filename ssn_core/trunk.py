@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from .errors import InputError
+from ssn_core.errors import InputError
 
 #: channels of the stride-8 and the stride-16 stage
 CHANNELS = {"wide_resnet50_2": (512, 1024), "resnet18": (128, 256), "efficientnet_lite0": (40, 112)}

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from .config import RunConfig
-from .datasets import Sample
-from .evaluate import Outputs, Truth, measure, predict_features
-from .features import Features
-from .fold import FoldedDetector
-from .images import read_image, to_tensor
-from .noise import perlin_noise
+from ssn_core.config import RunConfig
+from ssn_core.datasets import Sample
+from ssn_core.evaluate import Outputs, Truth, measure, predict_features
+from ssn_core.features import Features
+from ssn_core.fold import FoldedDetector
+from ssn_core.images import read_image, to_tensor
+from ssn_core.noise import perlin_noise
 
 _THRESHOLD = 0.55  # of Perlin noise: a few small regions an image
 _SEED = 20_240_917  # the same defects for every seed and every noise, so that runs compare
