@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ssn_core.config import PRESETS, RunConfig, preset
-from ssn_core.datasets import EXPECTED
+from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
 from ssn_core.store import load_run
 

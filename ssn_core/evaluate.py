@@ -11,10 +11,10 @@ import torch
 from scipy.special import expit
 
 from ssn_core import metrics
-from ssn_core.datasets import Sample
+from ssn_core.data.datasets import Sample
+from ssn_core.data.images import read_mask
 from ssn_core.features import Features
 from ssn_core.fold import FoldedDetector
-from ssn_core.images import read_mask
 
 NORMAL_QUANTILE = 0.99
 _BATCH = 8

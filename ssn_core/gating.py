@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.special import expit
 
-from ssn_core.datasets import Dataset
+from ssn_core.data.datasets import Dataset
 from ssn_core.evaluate import predict_features
 from ssn_core.features import extract
 from ssn_core.fold import fold

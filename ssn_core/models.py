@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ssn_core import images as image_io
 from ssn_core.config import ADAPTORS, RunConfig
+from ssn_core.data import images as image_io
 from ssn_core.errors import InputError
 from ssn_core.trunk import CHANNELS, make_trunk
 from ssn_core.upscale import map_matrices, upscale

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ssn_core.config import RunConfig
-from ssn_core.datasets import Dataset
+from ssn_core.data.datasets import Dataset
 from ssn_core.features import extract
 from ssn_core.models import build_model
 from ssn_core.noise import LATENT_CHANNELS, perlin_masks

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ssn_core.datasets import Dataset, Sample
+from ssn_core.data.datasets import Dataset, Sample
+from ssn_core.data.images import read_image, read_mask
 from ssn_core.errors import InputError
-from ssn_core.images import read_image, read_mask
 from ssn_core.profiles import Profile, project_root
 from ssn_core.store import RunResult
 from ssn_core.style import data_label, method_label, nothing_to_draw, pick, publish

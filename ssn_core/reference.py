@@ -8,7 +8,7 @@ import math
 import pandas as pd
 
 from ssn_core.config import RunConfig
-from ssn_core.datasets import EXPECTED
+from ssn_core.data.datasets import EXPECTED
 from ssn_core.profiles import project_root
 
 #: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from ssn_core import __version__, evaluate
 from ssn_core.config import RunConfig
-from ssn_core.datasets import Dataset
+from ssn_core.data.datasets import Dataset
 from ssn_core.errors import InputError, Stopped
 from ssn_core.features import Features, extract
 from ssn_core.files import write_atomic, write_csv, write_json

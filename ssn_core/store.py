@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ssn_core.config import RunConfig
-from ssn_core.datasets import open_dataset
+from ssn_core.data.datasets import open_dataset
 from ssn_core.errors import InputError
 from ssn_core.files import read_json
 from ssn_core.guard import interrupted_by_sigterm, owned

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssn_core.synthetic import SyntheticCounts, make_synthetic
+from ssn_core.data.synthetic import SyntheticCounts, make_synthetic
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 #: ring, weave, thread: 8 training images, 3 + 4 test images; plates: 14 (3 defective), 5 (2 defective)

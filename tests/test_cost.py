@@ -11,7 +11,7 @@ import pytest
 from ssn_core.__main__ import main
 from ssn_core.config import PRESETS, RunConfig, preset
 from ssn_core.cost import cost, lines
-from ssn_core.datasets import EXPECTED
+from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
 from ssn_core.runner import FORMAT
 

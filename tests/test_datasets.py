@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssn_core import datasets, images, layouts, roots
-from ssn_core.datasets import check, find_root, open_dataset, write_labels
+from ssn_core.data import datasets, images, layouts
+from ssn_core.data import find as roots
+from ssn_core.data.datasets import check, find_root, open_dataset, write_labels
 from ssn_core.errors import InputError
 
 SIZE = (12, 16)  # height, width

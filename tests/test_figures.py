@@ -30,7 +30,7 @@ from ssn_core import (
     tables,
 )
 from ssn_core.config import PRESETS
-from ssn_core.datasets import Dataset, Sample
+from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.evaluate import Outputs, Truth, curve_arrays, score_rows, thresholds
 from ssn_core.files import write_csv, write_json
 from ssn_core.runner import FORMAT, HISTORY, VALIDATION

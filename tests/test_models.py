@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import ssn_core as ssn
 from ssn_core.config import PRESETS, preset
+from ssn_core.data.images import to_tensor
 from ssn_core.errors import InputError
-from ssn_core.images import to_tensor
 from ssn_core.models import Detector, GapCamNet, SimpleNet, SuperSimpleNet, build_model, make_adaptor, resize_map
 from ssn_core.upscale import upscale
 

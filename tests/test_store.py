@@ -21,9 +21,9 @@ from support import tiny_config
 import ssn_core as ssn
 from ssn_core import metrics, runner, store
 from ssn_core.config import RunConfig
+from ssn_core.data.images import read_image, to_tensor
 from ssn_core.errors import InputError
 from ssn_core.features import FLIPS, extract
-from ssn_core.images import read_image, to_tensor
 from ssn_core.store import RunResult, load_run, run
 from ssn_core.supervision import TrainingSet
 from ssn_core.train import NonFiniteLoss, Trainer

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssn_core import synthetic
-from ssn_core.datasets import find_root, open_dataset
+from ssn_core.data import synthetic
+from ssn_core.data.datasets import find_root, open_dataset
+from ssn_core.data.synthetic import DEFECTS, SyntheticCounts, draw, make_synthetic
 from ssn_core.errors import InputError
-from ssn_core.synthetic import DEFECTS, SyntheticCounts, draw, make_synthetic
 
 FEW = SyntheticCounts(3, 2, 4, 4, 2, 3, 1)
 KINDS = [(kind, defect) for kind, defects in DEFECTS.items() for defect in defects]

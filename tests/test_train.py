@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ssn_core import train
 from ssn_core.config import RunConfig
-from ssn_core.datasets import Dataset, Sample
+from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.errors import InputError
 from ssn_core.features import FLIPS, Features
 from ssn_core.losses import focal, map_loss, truncated_l1

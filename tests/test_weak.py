@@ -11,7 +11,8 @@ from PIL import Image
 from support import tiny_config
 
 import ssn_core as ssn
-from ssn_core import images, metrics, runner
+from ssn_core import metrics, runner
+from ssn_core.data import images
 from ssn_core.errors import InputError
 from ssn_core.store import RunResult, run
 

@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssn_core.data.find import DATASETS, UNNAMED, DatasetSpec, candidates, check_names, find_root, identify, is_mvtec
+from ssn_core.data.layouts import Index, Sample, index_ksdd, index_mvtec, write_labels
 from ssn_core.errors import InputError
-from ssn_core.layouts import Index, Sample, index_ksdd, index_mvtec, write_labels
-from ssn_core.roots import DATASETS, UNNAMED, DatasetSpec, candidates, check_names, find_root, identify, is_mvtec
 
 __all__ = [
     "DATASETS",

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from ssn_core.data.find import SYNTHETIC_MARKER
+from ssn_core.data.layouts import write_labels
+from ssn_core.data.painters import SCENES
 from ssn_core.errors import InputError
 from ssn_core.files import read_json, write_json
-from ssn_core.layouts import write_labels
-from ssn_core.roots import SYNTHETIC_MARKER
-from ssn_core.scenes import SCENES
 
 DEFECTS: dict[str, tuple[str, ...]] = {
     "ring": ("broken_large", "broken_small", "contamination"),

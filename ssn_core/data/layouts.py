@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssn_core.data.images import list_images, read_image, read_mask
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
-from ssn_core.images import list_images, read_image, read_mask
 
 MASK_SUFFIX = {"mvtec": "_mask", "ksdd": "_GT"}
 LABELS_FILE = "labels.csv"

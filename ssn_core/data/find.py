@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssn_core.data.layouts import LABELS_FILE, MASK_SUFFIX
 from ssn_core.errors import InputError
-from ssn_core.layouts import LABELS_FILE, MASK_SUFFIX
 
 ENVIRONMENT_VARIABLE = "SSN_DATA_DIR"
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -146,7 +146,7 @@ def _only(found: list[Path], dataset: str, category: str) -> Path:
 def _wanted(dataset: str, category: str, root: Path) -> str:
     spec = DATASETS[dataset]
     if dataset == "synthetic":
-        place = f"{category} (drawn by `make report` or ssn_core.synthetic.make_synthetic)"
+        place = f"{category} (drawn by `make report` or ssn_core.data.synthetic.make_synthetic)"
     elif spec.layout == "mvtec":
         place = f"{category} ({category}/train/good at its top or one level down)"
     else:
