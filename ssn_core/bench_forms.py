@@ -18,7 +18,7 @@ from ssn_core.config import preset
 from ssn_core.fast import FastForward, Masked
 from ssn_core.fold import fold
 from ssn_core.losses import focal, map_loss
-from ssn_core.metrics import METRICS, aupro, evaluate
+from ssn_core.metrics.seven import METRICS, aupro, evaluate
 from ssn_core.models import Detector, build_model
 from ssn_core.noise import perlin_masks
 

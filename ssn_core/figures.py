@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssn_core import reference, tables
-from ssn_core.metrics import NOT_AVAILABLE
+from ssn_core.metrics.seven import NOT_AVAILABLE
 from ssn_core.store import RunResult
 from ssn_core.style import (
     DEFECTIVE,

@@ -16,7 +16,7 @@ from ssn_core.data.datasets import Dataset
 from ssn_core.evaluate import predict_features
 from ssn_core.features import extract
 from ssn_core.fold import fold
-from ssn_core.metrics import NOT_AVAILABLE
+from ssn_core.metrics.seven import NOT_AVAILABLE
 from ssn_core.panels import pixel_threshold
 from ssn_core.runner import MODEL
 from ssn_core.store import RunResult, load_model

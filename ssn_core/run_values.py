@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ssn_core.gating import as_published
-from ssn_core.metrics import METRICS
+from ssn_core.metrics.seven import METRICS
 from ssn_core.store import RunResult
 from ssn_core.trend import rise
 

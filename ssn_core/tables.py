@@ -15,7 +15,7 @@ import pandas as pd
 
 from ssn_core.config import RunConfig
 from ssn_core.files import write_atomic
-from ssn_core.metrics import METRICS, NOT_AVAILABLE
+from ssn_core.metrics.seven import METRICS, NOT_AVAILABLE
 from ssn_core.profiles import NotRun, run_command
 from ssn_core.reference import course_report, published, sweep_log
 from ssn_core.store import RunResult

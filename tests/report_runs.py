@@ -9,7 +9,7 @@ import numpy as np
 
 from ssn_core.config import RunConfig
 from ssn_core.files import write_csv, write_json
-from ssn_core.metrics import METRICS, PIXEL_METRICS, youden
+from ssn_core.metrics.seven import METRICS, PIXEL_METRICS, youden
 from ssn_core.runner import FORMAT, HISTORY, VALIDATION
 
 NORMAL, DEFECTIVE = 20, 30

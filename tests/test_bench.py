@@ -15,7 +15,7 @@ from ssn_core import InputError, bench, efficiency, load_profile
 from ssn_core.bench_forms import Form, Point, draw_maps, make, scikit_learn_metrics
 from ssn_core.bench_plan import Group, Settings, plan
 from ssn_core.counts import count
-from ssn_core.metrics import evaluate
+from ssn_core.metrics.seven import evaluate
 from ssn_core.models import SuperSimpleNet
 
 SIZE = Point(2, (64, 64))

@@ -14,7 +14,7 @@ from ssn_core.bench import COLUMNS
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv, write_json
 from ssn_core.gating import as_published
-from ssn_core.metrics import METRICS, youden
+from ssn_core.metrics.seven import METRICS, youden
 from ssn_core.run_values import aggregate, run_values
 from ssn_core.store import load_run
 from ssn_core.summary import summarise

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ssn_core.errors import InputError
-from ssn_core.ranking import Ranking, rank_images, rank_pixels
+from ssn_core.metrics.ranking import Ranking, rank_images, rank_pixels
 
 METRICS = ("I-AUROC", "AP-det", "seg-I-AUROC", "seg-AP-det", "P-AUROC", "AUPRO", "AP-loc")
 PIXEL_METRICS = METRICS[4:]
