@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from ssn_core.config import preset
 from ssn_core.fast import FastForward, Masked
 from ssn_core.fold import fold
-from ssn_core.losses import focal, map_loss
 from ssn_core.metrics.seven import METRICS, aupro, evaluate
-from ssn_core.models import Detector, build_model
-from ssn_core.noise import perlin_masks
+from ssn_core.models.detectors import Detector, build_model
+from ssn_core.models.losses import focal, map_loss
+from ssn_core.models.noise import perlin_masks
 
 RUN_EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
 _PRECISIONS = {"fold_half": torch.float16, "fold_bfloat16": torch.bfloat16}

@@ -7,7 +7,7 @@ What the plain form computes twice or for nothing:
 - noise exists on masked positions only (about 13 % of them), so its part is a product of rows;
 - a clean position has the same hidden vector in both copies: it is normalised and projected once, and counts in
   the batch statistics as often as it occurs;
-- 1x1 convolutions commute with upscaling, the 5x5 one splits into taps (``ssn_core.upscale``).
+- 1x1 convolutions commute with upscaling, the 5x5 one splits into taps (``ssn_core.models.upscale``).
 
 Channels come last: layer2 (B, h2, w2, C2), layer3 (B, h3, w3, C3), adapted features (B, H, W, C).
 """
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.hidden_map import HiddenMap
-from ssn_core.models import Detector, GapCamNet, SimpleNet
-from ssn_core.upscale import UpscaledConv, border_bias
+from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
+from ssn_core.models.upscale import UpscaledConv, border_bias
 
 
 @dataclass(frozen=True)

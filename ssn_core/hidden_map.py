@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssn_core.upscale import UpscaledConv, batch_slices
+from ssn_core.models.upscale import UpscaledConv, batch_slices
 
 if TYPE_CHECKING:
     from ssn_core.fast import Masked

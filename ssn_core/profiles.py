@@ -15,9 +15,9 @@ from ssn_core.data.datasets import open_dataset
 from ssn_core.data.find import find_root
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
+from ssn_core.models.trunk import weights_path
 from ssn_core.runner import Log
 from ssn_core.store import RunResult, find_run, run
-from ssn_core.trunk import weights_path
 
 _KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}
 

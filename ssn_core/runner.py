@@ -24,7 +24,7 @@ from ssn_core.features import Features, extract
 from ssn_core.files import write_atomic, write_csv, write_json
 from ssn_core.fold import fold
 from ssn_core.metrics.seven import METRICS
-from ssn_core.models import build_model
+from ssn_core.models.detectors import build_model
 from ssn_core.supervision import TrainingSet, real_defects
 from ssn_core.train import NonFiniteLoss, Trainer, trained_state
 from ssn_core.validation import Validation

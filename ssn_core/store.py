@@ -19,7 +19,7 @@ from ssn_core.data.datasets import open_dataset
 from ssn_core.errors import InputError
 from ssn_core.files import read_json
 from ssn_core.guard import interrupted_by_sigterm, owned
-from ssn_core.models import Detector, build_model
+from ssn_core.models.detectors import Detector, build_model
 from ssn_core.runner import CHECKPOINT, FORMAT, MODEL, Log, Runner, read_run_file
 from ssn_core.supervision import TrainingSet
 from ssn_core.train import trained_state

@@ -1,6 +1,6 @@
 """Convolutions of upscaled features for inference: weights prepared once, outputs computed tile by tile.
 
-The same algebra as :class:`ssn_core.upscale.UpscaledConv`, arranged for a processor's caches. An output reads few
+The same algebra as :class:`ssn_core.models.upscale.UpscaledConv`, arranged for a processor's caches. An output reads few
 input cells, so the interpolation matrices are banded: cut into bands of outputs they shrink to the cells that a band
 reads, and everything between the 1x1 products and a finished tile stays in cache.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ssn_core.upscale import shifted_stack, upscale_matrix
+from ssn_core.models.upscale import shifted_stack, upscale_matrix
 
 BAND = 24  # outputs of a band on a processor; smaller ones would save little arithmetic and cost calls
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ssn_core.config import RunConfig
 from ssn_core.fast import FastForward, Masked
 from ssn_core.features import Features
-from ssn_core.losses import focal, map_loss, truncated_l1
-from ssn_core.models import Detector, GapCamNet, SimpleNet
-from ssn_core.noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks
+from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
+from ssn_core.models.losses import focal, map_loss, truncated_l1
+from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks
 from ssn_core.supervision import RealDefects, TrainingSet
 
 HEAD_DECAY, ADAPTOR_DECAY = 1e-5, 1e-2  # the adaptor's is AdamW's default, as in the published training

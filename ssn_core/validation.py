@@ -15,7 +15,7 @@ from ssn_core.data.images import read_image, to_tensor
 from ssn_core.evaluate import Outputs, Truth, measure, predict_features
 from ssn_core.features import Features
 from ssn_core.fold import FoldedDetector
-from ssn_core.noise import perlin_noise
+from ssn_core.models.noise import perlin_noise
 
 _THRESHOLD = 0.55  # of Perlin noise: a few small regions an image
 _SEED = 20_240_917  # the same defects for every seed and every noise, so that runs compare

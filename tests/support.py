@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from ssn_core.config import ADAPTORS, RunConfig, preset
-from ssn_core.models import Detector, GapCamNet, SimpleNet, SuperSimpleNet
+from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet, SuperSimpleNet
 
 #: every method with every adaptor and every reading of the classification head, random weights
 VARIANTS: dict[str, Callable[..., Detector]] = {}

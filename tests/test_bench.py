@@ -16,7 +16,7 @@ from ssn_core.bench_forms import Form, Point, draw_maps, make, scikit_learn_metr
 from ssn_core.bench_plan import Group, Settings, plan
 from ssn_core.counts import count
 from ssn_core.metrics.seven import evaluate
-from ssn_core.models import SuperSimpleNet
+from ssn_core.models.detectors import SuperSimpleNet
 
 SIZE = Point(2, (64, 64))
 TINY = {

@@ -16,8 +16,8 @@ from support import VARIANTS, enliven, relative
 from torch import Tensor, nn
 
 from ssn_core.fast import FastForward, Masked, ScatteredConv
-from ssn_core.losses import focal, map_loss
-from ssn_core.models import Detector, GapCamNet, SimpleNet, SuperSimpleNet
+from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet, SuperSimpleNet
+from ssn_core.models.losses import focal, map_loss
 
 EXACT = 1e-5
 SINGLE, KINKED = 1e-5, 5e-3  # float32: outputs, and gradients with a kink or two crossed

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ssn_core import fold
 from ssn_core.errors import InputError
-from ssn_core.losses import focal, map_loss
-from ssn_core.models import Detector, GapCamNet, SuperSimpleNet
+from ssn_core.models.detectors import Detector, GapCamNet, SuperSimpleNet
+from ssn_core.models.losses import focal, map_loss
 
 LOGITS = 1e-4
 SIZE = (64, 48)

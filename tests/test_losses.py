@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ssn_core.losses import focal, map_loss, truncated_l1
+from ssn_core.models.losses import focal, map_loss, truncated_l1
 
 
 def focal_by_hand(logit: float, target: int) -> float:

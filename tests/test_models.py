@@ -17,8 +17,16 @@ import ssn_core as ssn
 from ssn_core.config import PRESETS, preset
 from ssn_core.data.images import to_tensor
 from ssn_core.errors import InputError
-from ssn_core.models import Detector, GapCamNet, SimpleNet, SuperSimpleNet, build_model, make_adaptor, resize_map
-from ssn_core.upscale import upscale
+from ssn_core.models.detectors import (
+    Detector,
+    GapCamNet,
+    SimpleNet,
+    SuperSimpleNet,
+    build_model,
+    make_adaptor,
+    resize_map,
+)
+from ssn_core.models.upscale import upscale
 
 SIZE = (64, 40)
 

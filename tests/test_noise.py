@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from ssn_core.noise import NoiseGenerator, perlin_masks, perlin_noise
+from ssn_core.models.noise import NoiseGenerator, perlin_masks, perlin_noise
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -24,10 +24,10 @@ from ssn_core.config import RunConfig
 from ssn_core.data.images import read_image, to_tensor
 from ssn_core.errors import InputError
 from ssn_core.features import FLIPS, extract
+from ssn_core.models.trunk import make_trunk
 from ssn_core.store import RunResult, load_run, run
 from ssn_core.supervision import TrainingSet
 from ssn_core.train import NonFiniteLoss, Trainer
-from ssn_core.trunk import make_trunk
 from ssn_core.validation import Validation
 
 REPOSITORY = Path(__file__).resolve().parents[1]

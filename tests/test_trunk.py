@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssn_core import trunk as trunks
 from ssn_core.errors import InputError
-from ssn_core.trunk import CHANNELS, ResNetTrunk, make_trunk, weights_path
+from ssn_core.models import trunk as trunks
+from ssn_core.models.trunk import CHANNELS, ResNetTrunk, make_trunk, weights_path
 
 HUB_NAME = "resnet18-f37072fd.pth"
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from support import relative
 from torchvision.transforms.functional import gaussian_blur
 
-from ssn_core.upscale import (
+from ssn_core.models.upscale import (
     UpscaledConv,
     border_bias,
     gaussian_blur_matrix,
