@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from ssn_core.fold import fold
+    from ssn_core.fast.inference import fold
 
     model = fold(load_model(options.run))
     print("image,score,map_score")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.config import preset
-from ssn_core.fast import FastForward, Masked
-from ssn_core.fold import fold
+from ssn_core.fast.inference import fold
+from ssn_core.fast.training_forward import FastForward, Masked
 from ssn_core.metrics.seven import METRICS, aupro, evaluate
 from ssn_core.models.detectors import Detector, build_model
 from ssn_core.models.losses import focal, map_loss

@@ -13,8 +13,8 @@ from scipy.special import expit
 from ssn_core import metrics
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_mask
+from ssn_core.fast.inference import FoldedDetector
 from ssn_core.features import Features
-from ssn_core.fold import FoldedDetector
 
 NORMAL_QUANTILE = 0.99
 _BATCH = 8

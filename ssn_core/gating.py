@@ -14,8 +14,8 @@ from scipy.special import expit
 
 from ssn_core.data.datasets import Dataset
 from ssn_core.evaluate import predict_features
+from ssn_core.fast.inference import fold
 from ssn_core.features import extract
-from ssn_core.fold import fold
 from ssn_core.metrics.seven import NOT_AVAILABLE
 from ssn_core.panels import pixel_threshold
 from ssn_core.runner import MODEL

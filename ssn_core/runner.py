@@ -20,9 +20,9 @@ from ssn_core import __version__, evaluate
 from ssn_core.config import RunConfig
 from ssn_core.data.datasets import Dataset
 from ssn_core.errors import InputError, Stopped
+from ssn_core.fast.inference import fold
 from ssn_core.features import Features, extract
 from ssn_core.files import write_atomic, write_csv, write_json
-from ssn_core.fold import fold
 from ssn_core.metrics.seven import METRICS
 from ssn_core.models.detectors import build_model
 from ssn_core.supervision import TrainingSet, real_defects

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.config import RunConfig
-from ssn_core.fast import FastForward, Masked
+from ssn_core.fast.training_forward import FastForward, Masked
 from ssn_core.features import Features
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
 from ssn_core.models.losses import focal, map_loss, truncated_l1

@@ -13,8 +13,8 @@ from ssn_core.config import RunConfig
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_image, to_tensor
 from ssn_core.evaluate import Outputs, Truth, measure, predict_features
+from ssn_core.fast.inference import FoldedDetector
 from ssn_core.features import Features
-from ssn_core.fold import FoldedDetector
 from ssn_core.models.noise import perlin_noise
 
 _THRESHOLD = 0.55  # of Perlin noise: a few small regions an image

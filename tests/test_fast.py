@@ -15,7 +15,7 @@ import torch
 from support import VARIANTS, enliven, relative
 from torch import Tensor, nn
 
-from ssn_core.fast import FastForward, Masked, ScatteredConv
+from ssn_core.fast.training_forward import FastForward, Masked, ScatteredConv
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet, SuperSimpleNet
 from ssn_core.models.losses import focal, map_loss
 

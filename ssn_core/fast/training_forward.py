@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssn_core.hidden_map import HiddenMap
+from ssn_core.fast.segmentation_step import HiddenMap
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
 from ssn_core.models.upscale import UpscaledConv, border_bias
 

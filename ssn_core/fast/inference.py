@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssn_core.errors import InputError
+from ssn_core.fast.tiled_conv import Tile, TiledConv, Tiling, join
 from ssn_core.models.detectors import BLUR_SIGMA, Detector, GapCamNet, SimpleNet
 from ssn_core.models.upscale import border_bias, map_matrices
-from ssn_core.tiles import Tile, TiledConv, Tiling, join
 
 _PART = 4  # images whose activations still suit a processor's caches and allocator, and share the cost of a call
 

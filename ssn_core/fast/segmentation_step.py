@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssn_core.models.upscale import UpscaledConv, batch_slices
 
 if TYPE_CHECKING:
-    from ssn_core.fast import Masked
+    from ssn_core.fast.training_forward import Masked
 
 LEAK = 0.2
 _CACHE_ROWS = 512  # rows of 1024 floats: 2 MB
