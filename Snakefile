@@ -9,7 +9,7 @@ says so, and profiles/slurm runs the same file on a cluster.
 
 import sys
 
-from ssn_core.plan import Plan
+from ssn_core.runs.plan import Plan
 
 PLAN = Plan.of(config.get("profile", "demo"))
 NAME = PLAN.profile.name

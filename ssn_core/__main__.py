@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from ssn_core import check, load_model, preset, run
-from ssn_core.config import RunConfig
 from ssn_core.errors import InputError
-from ssn_core.profiles import project_root
-from ssn_core.train import NonFiniteLoss
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.profiles import project_root
+from ssn_core.runs.trainer import NonFiniteLoss
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,8 +26,8 @@ from ssn_core.bench_forms import Form, Point
 from ssn_core.bench_plan import Group, Settings, plan
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
-from ssn_core.profiles import Profile, load_profile, project_root
-from ssn_core.runner import Log
+from ssn_core.runs.profiles import Profile, load_profile, project_root
+from ssn_core.runs.runner import Log
 
 FILE = "bench.csv"
 COLUMNS = [

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssn_core.config import preset
 from ssn_core.fast.inference import fold
 from ssn_core.fast.training_forward import FastForward, Masked
 from ssn_core.metrics.seven import METRICS, aupro, evaluate
 from ssn_core.models.detectors import Detector, build_model
 from ssn_core.models.losses import focal, map_loss
 from ssn_core.models.noise import perlin_masks
+from ssn_core.runs.config import preset
 
 RUN_EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
 _PRECISIONS = {"fold_half": torch.float16, "fold_bfloat16": torch.bfloat16}

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ssn_core.bench_forms import Form, Point
-from ssn_core.config import PRESETS
 from ssn_core.errors import InputError
-from ssn_core.profiles import Profile
+from ssn_core.runs.config import PRESETS
+from ssn_core.runs.profiles import Profile
 
 #: networks that anomalib has too
 _SHARED = (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))

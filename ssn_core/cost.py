@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ssn_core.config import PRESETS, RunConfig, preset
 from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
-from ssn_core.store import load_run
+from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.store import load_run
 
 
 def cost(store: str | Path, seeds: int = 5) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def _load(config: RunConfig) -> int:
 
 
 def _images(config: RunConfig) -> list[int]:
-    """Images of an epoch for each category of the preset's data set; see :class:`ssn_core.supervision.TrainingSet`."""
+    """Images of an epoch for each category of the preset's data set; see :class:`ssn_core.runs.training_set.TrainingSet`."""
     counts = [c for (dataset, _), c in EXPECTED.items() if dataset == config.dataset]
     if config.supervision == "unsupervised":
         return [c.train - c.train_defective for c in counts]

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssn_core.files import write_csv
 from ssn_core.models.detectors import SuperSimpleNet
-from ssn_core.profiles import project_root
+from ssn_core.runs.profiles import project_root
 
 FILE = "operation_counters.csv"  # in data/results
 COLUMNS = ["network", "backbone", "padding", "counter", "gflops", "conditions"]

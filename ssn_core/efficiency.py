@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ssn_core.reference import reference
-from ssn_core.store import RunResult
+from ssn_core.runs.store import RunResult
 from ssn_core.style import METHOD_COLOURS, data_label, experiment_label, legend_below, pick
 
 #: what the report's Figure 6 compares: the same task, other costs

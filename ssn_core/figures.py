@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ssn_core import reference, tables
 from ssn_core.metrics.seven import NOT_AVAILABLE
-from ssn_core.store import RunResult
+from ssn_core.runs.store import RunResult
 from ssn_core.style import (
     DEFECTIVE,
     NORMAL,

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssn_core import reference, tables
-from ssn_core.store import RunResult
+from ssn_core.runs.store import RunResult
 from ssn_core.style import METHOD_COLOURS, PUBLISHED, legend_below, method_colour, method_label, pick, publish
 
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training

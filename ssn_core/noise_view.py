@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ssn_core.config import RunConfig
 from ssn_core.data.datasets import Dataset
-from ssn_core.features import extract
 from ssn_core.models.detectors import build_model
 from ssn_core.models.noise import LATENT_CHANNELS, perlin_masks
 from ssn_core.models.upscale import upscale
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.features import extract
+from ssn_core.runs.trainer import Trainer
+from ssn_core.runs.training_set import TrainingSet
 from ssn_core.style import data_label, pick
-from ssn_core.supervision import TrainingSet
-from ssn_core.train import Trainer
 
 
 @dataclass(frozen=True)

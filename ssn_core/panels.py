@@ -20,8 +20,8 @@ from PIL import Image
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.data.images import read_image, read_mask
 from ssn_core.errors import InputError
-from ssn_core.profiles import Profile, project_root
-from ssn_core.store import RunResult
+from ssn_core.runs.profiles import Profile, project_root
+from ssn_core.runs.store import RunResult
 from ssn_core.style import data_label, method_label, nothing_to_draw, pick, publish
 
 MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"

@@ -7,9 +7,9 @@ import math
 
 import pandas as pd
 
-from ssn_core.config import RunConfig
 from ssn_core.data.datasets import EXPECTED
-from ssn_core.profiles import project_root
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.profiles import project_root
 
 #: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment
 _PUBLISHED_KSDD2: dict[str, tuple[str, float | None]] = {

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ssn_core.gating import as_published
 from ssn_core.metrics.seven import METRICS
-from ssn_core.store import RunResult
+from ssn_core.runs.store import RunResult
 from ssn_core.trend import rise
 
 LAST_EVALUATIONS = 10

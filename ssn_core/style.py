@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ssn_core.config import RunConfig
 from ssn_core.data.find import DATASETS
 from ssn_core.errors import InputError
 from ssn_core.files import write_atomic
+from ssn_core.runs.config import RunConfig
 
 LANGUAGES = ("en", "it")
 _STYLE = Path(__file__).with_name("style.mplstyle")

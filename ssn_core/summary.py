@@ -18,12 +18,12 @@ import pandas as pd
 
 from ssn_core import bench, counters, efficiency
 from ssn_core.bench_forms import inference_dtype
-from ssn_core.config import RunConfig, preset
 from ssn_core.errors import InputError
 from ssn_core.metrics.seven import METRICS
-from ssn_core.profiles import load_profile, run_command
 from ssn_core.run_values import LAST_EVALUATIONS, aggregate, run_values
-from ssn_core.store import RunResult, load_run
+from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.profiles import load_profile, run_command
+from ssn_core.runs.store import RunResult, load_run
 from ssn_core.tables import family
 from ssn_core.trend import RISE, rise
 

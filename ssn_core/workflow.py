@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssn_core.config import RunConfig
 from ssn_core.errors import InputError
 from ssn_core.files import write_text
-from ssn_core.profiles import NotRun, Profile, load_profile, project_root, run_command
-from ssn_core.store import RunResult, find_run
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.profiles import NotRun, Profile, load_profile, project_root, run_command
+from ssn_core.runs.store import RunResult, find_run
 from ssn_core.style import LANGUAGES
 
 KERNEL = "python3"

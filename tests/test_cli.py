@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import ssn_core as ssn
-from ssn_core import store
 from ssn_core.__main__ import main, parse_fields
-from ssn_core.config import preset
 from ssn_core.errors import InputError
-from ssn_core.profiles import run_command
+from ssn_core.runs import store
+from ssn_core.runs.config import preset
+from ssn_core.runs.profiles import run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = [

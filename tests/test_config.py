@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ssn_core.config import PRESETS, RunConfig, preset
 from ssn_core.errors import InputError
+from ssn_core.runs.config import PRESETS, RunConfig, preset
 
 
 def refused(**fields: Any) -> str:

@@ -29,11 +29,11 @@ from ssn_core import (
     style,
     tables,
 )
-from ssn_core.config import PRESETS
 from ssn_core.data.datasets import Dataset, Sample
-from ssn_core.evaluate import Outputs, Truth, curve_arrays, score_rows, thresholds
 from ssn_core.files import write_csv, write_json
-from ssn_core.runner import FORMAT, HISTORY, VALIDATION
+from ssn_core.runs.config import PRESETS
+from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
+from ssn_core.runs.runner import FORMAT, HISTORY, VALIDATION
 
 SIZE = (32, 32)
 KINDS = ("good",) * 6 + ("dent",) * 4 + ("scratch",) * 4

@@ -18,13 +18,14 @@ import pytest
 import torch
 from support import tiny_config
 
-from ssn_core import files, guard, runner
+from ssn_core import files
 from ssn_core.__main__ import main
 from ssn_core.errors import InputError, Stopped
-from ssn_core.guard import LOCK, owned
-from ssn_core.profiles import run_command
-from ssn_core.store import run
-from ssn_core.train import Trainer
+from ssn_core.runs import guard, runner
+from ssn_core.runs.guard import LOCK, owned
+from ssn_core.runs.profiles import run_command
+from ssn_core.runs.store import run
+from ssn_core.runs.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 #: what an interruption may not change by one bit
@@ -32,7 +33,7 @@ COMPARED = ("metrics.json", "history.csv", "scores.csv", "curves.npz", "examples
 HOLD = """
 import sys, time
 from pathlib import Path
-from ssn_core.guard import owned
+from ssn_core.runs.guard import owned
 with owned(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -40,7 +41,7 @@ with owned(Path(sys.argv[1])):
 SLOW = """
 import sys, time
 from ssn_core.__main__ import main
-from ssn_core.train import Trainer
+from ssn_core.runs.trainer import Trainer
 epoch = Trainer.epoch
 def slow(self):
     time.sleep(60 if self.epochs_done == 3 else 0)

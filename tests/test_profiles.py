@@ -10,11 +10,11 @@ import pytest
 import yaml
 from support import tiny_config
 
-from ssn_core import profiles
-from ssn_core.config import PRESETS, RunConfig
 from ssn_core.errors import InputError
-from ssn_core.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
-from ssn_core.store import RunResult, run
+from ssn_core.runs import profiles
+from ssn_core.runs.config import PRESETS, RunConfig
+from ssn_core.runs.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
+from ssn_core.runs.store import RunResult, run
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "profiles").glob("*.yaml"))
 

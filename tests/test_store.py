@@ -19,16 +19,17 @@ from safetensors.torch import load_file, save_file
 from support import tiny_config
 
 import ssn_core as ssn
-from ssn_core import metrics, runner, store
-from ssn_core.config import RunConfig
+from ssn_core import metrics
 from ssn_core.data.images import read_image, to_tensor
 from ssn_core.errors import InputError
-from ssn_core.features import FLIPS, extract
 from ssn_core.models.trunk import make_trunk
-from ssn_core.store import RunResult, load_run, run
-from ssn_core.supervision import TrainingSet
-from ssn_core.train import NonFiniteLoss, Trainer
-from ssn_core.validation import Validation
+from ssn_core.runs import runner, store
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.features import FLIPS, extract
+from ssn_core.runs.held_out import Validation
+from ssn_core.runs.store import RunResult, load_run, run
+from ssn_core.runs.trainer import NonFiniteLoss, Trainer
+from ssn_core.runs.training_set import TrainingSet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 #: what may not differ by one bit between an interrupted and an uninterrupted run
@@ -210,8 +211,11 @@ from pathlib import Path
 import torch
 threads, how, config, folder, data = int(sys.argv[1]), *sys.argv[2:]
 torch.set_num_threads(threads)
-from ssn_core import files, runner, store, train
-from ssn_core.config import RunConfig
+from ssn_core import files
+from ssn_core.runs import runner
+from ssn_core.runs import store
+from ssn_core.runs import trainer as train
+from ssn_core.runs.config import RunConfig
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -16,7 +16,7 @@ from ssn_core.files import write_csv, write_json
 from ssn_core.gating import as_published
 from ssn_core.metrics.seven import METRICS, youden
 from ssn_core.run_values import aggregate, run_values
-from ssn_core.store import load_run
+from ssn_core.runs.store import load_run
 from ssn_core.summary import summarise
 from ssn_core.trend import RISE, rise
 

@@ -13,16 +13,16 @@ from PIL import Image
 from support import relative, tiny_config
 from torch import Tensor, nn
 
-from ssn_core import train
-from ssn_core.config import RunConfig
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.errors import InputError
-from ssn_core.features import FLIPS, Features
 from ssn_core.models.detectors import GapCamNet, build_model
 from ssn_core.models.losses import focal, map_loss, truncated_l1
 from ssn_core.models.upscale import upscale
-from ssn_core.supervision import RealDefects, TrainingSet, real_defects, region_weights
-from ssn_core.train import NonFiniteLoss, Trainer
+from ssn_core.runs import trainer as train
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.features import FLIPS, Features
+from ssn_core.runs.trainer import NonFiniteLoss, Trainer
+from ssn_core.runs.training_set import RealDefects, TrainingSet, real_defects, region_weights
 
 NORMAL, DEFECTIVE = 8, 2
 SIZE2, SIZE3 = (6, 6), (3, 3)

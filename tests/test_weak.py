@@ -11,10 +11,11 @@ from PIL import Image
 from support import tiny_config
 
 import ssn_core as ssn
-from ssn_core import metrics, runner
+from ssn_core import metrics
 from ssn_core.data import images
 from ssn_core.errors import InputError
-from ssn_core.store import RunResult, run
+from ssn_core.runs import runner
+from ssn_core.runs.store import RunResult, run
 
 
 def quiet(_: str) -> None:

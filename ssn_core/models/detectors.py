@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ssn_core.config import ADAPTORS, RunConfig
 from ssn_core.data import images as image_io
 from ssn_core.errors import InputError
 from ssn_core.models.trunk import CHANNELS, make_trunk
 from ssn_core.models.upscale import map_matrices, upscale
+from ssn_core.runs.config import ADAPTORS, RunConfig
 
 BLUR_SIGMA = 4.0
 SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128

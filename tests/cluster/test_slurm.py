@@ -19,8 +19,8 @@ import pytest
 import torch
 from support import tiny_checkout, tiny_config
 
-from ssn_core.profiles import run_command
-from ssn_core.store import load_run
+from ssn_core.runs.profiles import run_command
+from ssn_core.runs.store import load_run
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 EPOCHS = 40

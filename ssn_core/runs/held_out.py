@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssn_core.config import RunConfig
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_image, to_tensor
-from ssn_core.evaluate import Outputs, Truth, measure, predict_features
 from ssn_core.fast.inference import FoldedDetector
-from ssn_core.features import Features
 from ssn_core.models.noise import perlin_noise
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.evaluation import Outputs, Truth, measure, predict_features
+from ssn_core.runs.features import Features
 
 _THRESHOLD = 0.55  # of Perlin noise: a few small regions an image
 _SEED = 20_240_917  # the same defects for every seed and every noise, so that runs compare

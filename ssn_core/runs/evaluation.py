@@ -14,7 +14,7 @@ from ssn_core import metrics
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_mask
 from ssn_core.fast.inference import FoldedDetector
-from ssn_core.features import Features
+from ssn_core.runs.features import Features
 
 NORMAL_QUANTILE = 0.99
 _BATCH = 8

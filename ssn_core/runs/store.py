@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from ssn_core.config import RunConfig
 from ssn_core.data.datasets import open_dataset
 from ssn_core.errors import InputError
 from ssn_core.files import read_json
-from ssn_core.guard import interrupted_by_sigterm, owned
 from ssn_core.models.detectors import Detector, build_model
-from ssn_core.runner import CHECKPOINT, FORMAT, MODEL, Log, Runner, read_run_file
-from ssn_core.supervision import TrainingSet
-from ssn_core.train import trained_state
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.guard import interrupted_by_sigterm, owned
+from ssn_core.runs.runner import CHECKPOINT, FORMAT, MODEL, Log, Runner, read_run_file
+from ssn_core.runs.trainer import trained_state
+from ssn_core.runs.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RunResult:
 
     @functools.cached_property
     def curves(self) -> dict[str, np.ndarray]:
-        """ROC and precision-recall arrays, see :func:`ssn_core.evaluate.curve_arrays`."""
+        """ROC and precision-recall arrays, see :func:`ssn_core.runs.evaluation.curve_arrays`."""
         return _read_npz(self.path / "curves.npz")
 
     @functools.cached_property
@@ -67,7 +67,7 @@ def run(
 
     An interrupted run resumes from its checkpoint and, on a CPU, ends with the same bits as an uninterrupted one.
     ``data_root``: see :func:`ssn_core.find_root`. All input is checked before training (:class:`InputError`).
-    A non-finite loss ends a Gaussian run with :class:`ssn_core.train.NonFiniteLoss` and keeps the checkpoint of the
+    A non-finite loss ends a Gaussian run with :class:`ssn_core.runs.trainer.NonFiniteLoss` and keeps the checkpoint of the
     last good epoch; a learned-noise run is then recorded as diverged and evaluated as of that epoch.
     A run that another process is making is refused; Ctrl-C and SIGTERM save the last whole epoch and raise
     :class:`ssn_core.errors.Stopped`.

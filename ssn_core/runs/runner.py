@@ -16,18 +16,19 @@ import torch
 import torchvision
 from safetensors.torch import save
 
-from ssn_core import __version__, evaluate
-from ssn_core.config import RunConfig
+from ssn_core import __version__
 from ssn_core.data.datasets import Dataset
 from ssn_core.errors import InputError, Stopped
 from ssn_core.fast.inference import fold
-from ssn_core.features import Features, extract
 from ssn_core.files import write_atomic, write_csv, write_json
 from ssn_core.metrics.seven import METRICS
 from ssn_core.models.detectors import build_model
-from ssn_core.supervision import TrainingSet, real_defects
-from ssn_core.train import NonFiniteLoss, Trainer, trained_state
-from ssn_core.validation import Validation
+from ssn_core.runs import evaluation as evaluate
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.features import Features, extract
+from ssn_core.runs.held_out import Validation
+from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
+from ssn_core.runs.training_set import TrainingSet, real_defects
 
 FORMAT = 2
 HISTORY = ["epoch", "step", "loss", "loss_map", "loss_image", "noise_rms", "loss_generator", *METRICS]

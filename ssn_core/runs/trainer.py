@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssn_core.config import RunConfig
 from ssn_core.fast.training_forward import FastForward, Masked
-from ssn_core.features import Features
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
 from ssn_core.models.losses import focal, map_loss, truncated_l1
 from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks
-from ssn_core.supervision import RealDefects, TrainingSet
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.features import Features
+from ssn_core.runs.training_set import RealDefects, TrainingSet
 
 HEAD_DECAY, ADAPTOR_DECAY = 1e-5, 1e-2  # the adaptor's is AdamW's default, as in the published training
 DECAY_AT, DECAY = (0.8, 0.9), 0.4

@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-from ssn_core.config import PRESETS, RunConfig, preset
 from ssn_core.data.datasets import open_dataset
 from ssn_core.data.find import find_root
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
 from ssn_core.models.trunk import weights_path
-from ssn_core.runner import Log
-from ssn_core.store import RunResult, find_run, run
+from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.runner import Log
+from ssn_core.runs.store import RunResult, find_run, run
 
 _KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}
 

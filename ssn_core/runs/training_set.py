@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from ssn_core.config import RunConfig
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.data.images import read_mask, resize_nearest
 from ssn_core.errors import InputError
-from ssn_core.features import FLIPS
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.features import FLIPS
 
 DILATION = 7  # pixels, square: annotations are drawn tight and the features are coarse
 REGION_WEIGHT, REGION_POWER = 3.0, 2
