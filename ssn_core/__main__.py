@@ -100,14 +100,14 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from ssn_core.workflow import execute_notebooks  # papermill is an optional dependency
+    from ssn_core.study.workflow import execute_notebooks  # papermill is an optional dependency
 
     execute_notebooks(options.profile, options.only, parse_fields(options.parameter))
     return 0
 
 
 def _cost(options: argparse.Namespace) -> int:
-    from ssn_core.cost import cost, lines
+    from ssn_core.study.cost import cost, lines
 
     print("\n".join(lines(cost(options.store, options.seeds))))
     return 0

@@ -17,7 +17,7 @@ import yaml
 from ssn_core.differences import CONFIRMED, OPEN, OPERATORS, REFUTED, Difference, decide, difference, place
 from ssn_core.errors import InputError
 from ssn_core.quantities import FILES, SOURCES, TERMS, Quantity, resolve
-from ssn_core.trend import RISE
+from ssn_core.study.trend import RISE
 
 _CLAIM_KEYS, _TEXTS = {"id", "section", "erratum", "claim", "test", "checks"}, ("claim", "test")
 _CHECK_KEYS = {"left", "op", "right", "margin", "min_seeds", "min_steps", "terms"}

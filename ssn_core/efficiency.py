@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ssn_core.reference import reference
 from ssn_core.runs.store import RunResult
-from ssn_core.style import METHOD_COLOURS, data_label, experiment_label, legend_below, pick
+from ssn_core.study.reference import reference
+from ssn_core.study.style import METHOD_COLOURS, data_label, experiment_label, legend_below, pick
 
 #: what the report's Figure 6 compares: the same task, other costs
 TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")

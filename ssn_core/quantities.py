@@ -26,7 +26,7 @@ _COMMANDS = {"bench": "make bench", "counters": "python -m ssn_core.counters"}
 class Quantity(Sample):
     """A number and where it comes from. ``value`` is None when it is missing, ``command`` is what would make it.
 
-    ``rise``: what the metric still gained over the last third of the evaluations (:func:`ssn_core.trend.rise`),
+    ``rise``: what the metric still gained over the last third of the evaluations (:func:`ssn_core.study.trend.rise`),
     None where that is not known. ``setting``: what must be shared by two sides that are compared seed by seed.
     """
 

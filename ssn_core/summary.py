@@ -20,12 +20,12 @@ from ssn_core import bench, counters, efficiency
 from ssn_core.bench_forms import inference_dtype
 from ssn_core.errors import InputError
 from ssn_core.metrics.seven import METRICS
-from ssn_core.run_values import LAST_EVALUATIONS, aggregate, run_values
 from ssn_core.runs.config import RunConfig, preset
 from ssn_core.runs.profiles import load_profile, run_command
 from ssn_core.runs.store import RunResult, load_run
-from ssn_core.tables import family
-from ssn_core.trend import RISE, rise
+from ssn_core.study.run_values import LAST_EVALUATIONS, aggregate, run_values
+from ssn_core.study.tables import family
+from ssn_core.study.trend import RISE, rise
 
 REFERENCE = {
     "course": "course_report_tables.csv",
@@ -101,7 +101,7 @@ def _run(result: RunResult) -> dict[str, Any]:
 
 
 def _groups(results: list[RunResult], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs of one method (:func:`ssn_core.tables.family`) that differ in the seed alone; the longest training and then
+    """Runs of one method (:func:`ssn_core.study.tables.family`) that differ in the seed alone; the longest training and then
     the most seeds come first."""
     members: dict[RunConfig, list[int]] = {}
     for i, result in enumerate(results):

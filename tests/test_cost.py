@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ssn_core.__main__ import main
-from ssn_core.cost import cost, lines
 from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
 from ssn_core.runs.config import PRESETS, RunConfig, preset
 from ssn_core.runs.runner import FORMAT
+from ssn_core.study.cost import cost, lines
 
 
 def measured(store: Path, config: RunConfig, seconds: float, steps: int, device: str = "cpu") -> None:

@@ -12,28 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssn_core import (
-    InputError,
-    NotRun,
-    RunConfig,
-    RunResult,
-    figures,
-    gating,
-    histories,
-    load_run,
-    metrics,
-    panels,
-    preset,
-    reference,
-    run_command,
-    style,
-    tables,
-)
+from ssn_core import InputError, NotRun, RunConfig, RunResult, load_run, metrics, preset, run_command
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.files import write_csv, write_json
 from ssn_core.runs.config import PRESETS
 from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
 from ssn_core.runs.runner import FORMAT, HISTORY, VALIDATION
+from ssn_core.study import gating, panels, reference, style, tables
+from ssn_core.study import score_curves as figures
+from ssn_core.study import training_curves as histories
 
 SIZE = (32, 32)
 KINDS = ("good",) * 6 + ("dent",) * 4 + ("scratch",) * 4

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from ssn_core import InputError, load_profile, preset, workflow
+from ssn_core import InputError, load_profile, preset
+from ssn_core.study import workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

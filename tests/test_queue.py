@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from support import tiny_checkout, tiny_config
 
-from ssn_core import tables
 from ssn_core.__main__ import parse_fields
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
@@ -23,6 +22,7 @@ from ssn_core.runs.config import preset
 from ssn_core.runs.plan import Plan
 from ssn_core.runs.profiles import load_profile, matched_control
 from ssn_core.runs.store import load_run, run
+from ssn_core.study import tables
 
 LEARNED = {"categories": ["thread"], "betas": [0.1, 0.5]}
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from report_runs import write_run
 
-from ssn_core import bench, counters, preset, style
+from ssn_core import bench, counters, preset
 from ssn_core.bench_forms import Form, Point
 from ssn_core.bench_plan import Group
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 from ssn_core.report import build_report, write_summary
 from ssn_core.runs.config import PRESETS
+from ssn_core.study import style
 
 pytest.importorskip("typst", reason="the report is compiled with the package typst")
 pymupdf = pytest.importorskip("pymupdf", reason="reading the PDFs back needs the package pymupdf")

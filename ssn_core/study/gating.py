@@ -15,12 +15,12 @@ from scipy.special import expit
 from ssn_core.data.datasets import Dataset
 from ssn_core.fast.inference import fold
 from ssn_core.metrics.seven import NOT_AVAILABLE
-from ssn_core.panels import pixel_threshold
 from ssn_core.runs.evaluation import predict_features
 from ssn_core.runs.features import extract
 from ssn_core.runs.runner import MODEL
 from ssn_core.runs.store import RunResult, load_model
-from ssn_core.style import legend_below, method_colour, method_label, pick
+from ssn_core.study.panels import pixel_threshold
+from ssn_core.study.style import legend_below, method_colour, method_label, pick
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("no gate", "Youden (test)", "quantile (normal training)")

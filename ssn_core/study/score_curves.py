@@ -1,6 +1,6 @@
 """Figures from run folders: curves, score histograms, histories. Each function returns a matplotlib Figure.
 
-``language`` is "en" or "it". To draw and write both at once see :func:`ssn_core.style.publish`.
+``language`` is "en" or "it". To draw and write both at once see :func:`ssn_core.study.style.publish`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssn_core import reference, tables
 from ssn_core.metrics.seven import NOT_AVAILABLE
 from ssn_core.runs.store import RunResult
-from ssn_core.style import (
+from ssn_core.study import reference, tables
+from ssn_core.study.style import (
     DEFECTIVE,
     NORMAL,
     PUBLISHED,

@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssn_core import reference, tables
 from ssn_core.runs.store import RunResult
-from ssn_core.style import METHOD_COLOURS, PUBLISHED, legend_below, method_colour, method_label, pick, publish
+from ssn_core.study import reference, tables
+from ssn_core.study.style import METHOD_COLOURS, PUBLISHED, legend_below, method_colour, method_label, pick, publish
 
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
 #: one method, four bounds: shades of its colour, dark for the widest

@@ -15,11 +15,11 @@ import pandas as pd
 
 from ssn_core.files import write_atomic
 from ssn_core.metrics.seven import METRICS, NOT_AVAILABLE
-from ssn_core.reference import course_report, published, sweep_log
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun, run_command
 from ssn_core.runs.store import RunResult
-from ssn_core.style import data_label, method_label
+from ssn_core.study.reference import course_report, published, sweep_log
+from ssn_core.study.style import data_label, method_label
 
 Outcome = RunResult | NotRun
 NOT_RUN = "not run"

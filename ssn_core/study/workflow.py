@@ -18,7 +18,7 @@ from ssn_core.files import write_text
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun, Profile, load_profile, project_root, run_command
 from ssn_core.runs.store import RunResult, find_run
-from ssn_core.style import LANGUAGES
+from ssn_core.study.style import LANGUAGES
 
 KERNEL = "python3"
 
