@@ -19,7 +19,7 @@ _PAIRED = ("dataset", "category", "image_size", "validation_fraction", "epochs",
 #: what two measurements of time or memory must share before they may be compared
 TERMS = ("device", "precision", "batch", "height", "width")
 _COLUMNS = {"course": "value", "published": "mean"}
-_COMMANDS = {"bench": "make bench", "counters": "python -m ssn_core.counters"}
+_COMMANDS = {"bench": "make bench", "counters": "python -m ssn_core.bench.counters"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from ssn_core import bench, counters, efficiency
-from ssn_core.bench_forms import inference_dtype
+from ssn_core.bench import counters
+from ssn_core.bench import measure as bench
+from ssn_core.bench import show as efficiency
+from ssn_core.bench.forms import inference_dtype
 from ssn_core.errors import InputError
 from ssn_core.metrics.seven import METRICS
 from ssn_core.runs.config import RunConfig, preset

@@ -11,10 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssn_core import InputError, bench, efficiency, load_profile
-from ssn_core.bench_forms import Form, Point, draw_maps, make, scikit_learn_metrics
-from ssn_core.bench_plan import Group, Settings, plan
-from ssn_core.counts import count
+from ssn_core import InputError, load_profile
+from ssn_core.bench import measure as bench
+from ssn_core.bench import show as efficiency
+from ssn_core.bench.forms import Form, Point, draw_maps, make, scikit_learn_metrics
+from ssn_core.bench.operations import count
+from ssn_core.bench.plan import Group, Settings, plan
 from ssn_core.metrics.seven import evaluate
 from ssn_core.models.detectors import SuperSimpleNet
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ssn_core import counters
-from ssn_core.counts import count
+from ssn_core.bench import counters
+from ssn_core.bench.operations import count
 
 COMMITTED = Path(__file__).parents[1] / "data" / "results" / counters.FILE
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from report_runs import write_run
 
-from ssn_core import bench, counters, preset
-from ssn_core.bench_forms import Form, Point
-from ssn_core.bench_plan import Group
+from ssn_core import preset
+from ssn_core.bench import counters
+from ssn_core.bench import measure as bench
+from ssn_core.bench.forms import Form, Point
+from ssn_core.bench.plan import Group
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 from ssn_core.report import build_report, write_summary

@@ -10,7 +10,7 @@ import pytest
 from report_runs import write_run
 
 from ssn_core import preset
-from ssn_core.bench import COLUMNS
+from ssn_core.bench.measure import COLUMNS
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv, write_json
 from ssn_core.metrics.seven import METRICS, youden

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ssn_core.bench_forms import Form, Point, draw_maps
+from ssn_core.bench.forms import Form, Point, draw_maps
 
 
 def make(form: Form) -> Any:

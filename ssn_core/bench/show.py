@@ -55,7 +55,7 @@ def value(table: pd.DataFrame, measurement: str, variant: str, model: tuple[str,
 def table3(table: pd.DataFrame, references: bool = True) -> pd.DataFrame:
     """The course report's Table 3 and section 6.7: one row per model and form, both memories at batch 1 and 16.
 
-    Weights are random, since speed does not depend on them. Memory: see :mod:`ssn_core.bench_process`.
+    Weights are random, since speed does not depend on them. Memory: see :mod:`ssn_core.bench.process`.
     """
     columns = {
         "parameters (M)": "parameters",

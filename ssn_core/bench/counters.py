@@ -1,4 +1,4 @@
-"""Do two counters of operations agree? ``python -m ssn_core.counters`` counts the same networks with both.
+"""Do two counters of operations agree? ``python -m ssn_core.bench.counters`` counts the same networks with both.
 
 The published benchmark (``perf/perf_main.py``, ``flops``) adds up what ``torch.profiler.profile(with_flops=True)``
 says of one forward, on a network whose 5x5 convolution is made with ``padding="same"``. The other counter is

@@ -1,4 +1,4 @@
-"""The process of one form of the benchmark: ``python -m ssn_core.bench_process`` waits for its turns."""
+"""The process of one form of the benchmark: ``python -m ssn_core.bench.process`` waits for its turns."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ssn_core.bench_forms import Form, Point, make
-from ssn_core.counts import count
+from ssn_core.bench.forms import Form, Point, make
+from ssn_core.bench.operations import count
 
 _TURN_SECONDS = 0.3  # a turn repeats a shorter call until it has lasted so long
 

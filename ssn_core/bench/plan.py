@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ssn_core.bench_forms import Form, Point
+from ssn_core.bench.forms import Form, Point
 from ssn_core.errors import InputError
 from ssn_core.runs.config import PRESETS
 from ssn_core.runs.profiles import Profile

@@ -22,8 +22,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ssn_core.bench_forms import Form, Point
-from ssn_core.bench_plan import Group, Settings, plan
+from ssn_core.bench.forms import Form, Point
+from ssn_core.bench.plan import Group, Settings, plan
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 from ssn_core.runs.profiles import Profile, load_profile, project_root
@@ -94,7 +94,7 @@ class _Process:
         self.form = form
         python = [str(peers), "-W", "ignore"] if form.variant == "anomalib" else [sys.executable]
         self.process = subprocess.Popen(
-            [*python, "-m", "ssn_core.bench_process"], cwd=project_root(), text=True, bufsize=1,
+            [*python, "-m", "ssn_core.bench.process"], cwd=project_root(), text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._send(dataclasses.asdict(form))

@@ -211,7 +211,7 @@ class Machine:
 def make(form: Form) -> Any:
     """The subject of a form; peers' are made from a package that only their own environment has."""
     if form.variant == "anomalib":
-        from ssn_core import bench_peers
+        from ssn_core.bench import peers as bench_peers
 
         return bench_peers.make(form)
     kinds = {"inference": Inference, "training": Training, "metrics": Metrics, "machine": Machine}
