@@ -22,13 +22,13 @@ help:            ## list the commands
 
 report: $(READY) ## execute the notebooks of PROFILE (demo, cpu, full) and rebuild both PDFs
 	$(PY) -m ssn_core notebooks --profile $(PROFILE)
-	$(PY) -m ssn_core report
+	$(PY) -m report
 
 pdf: $(READY)    ## rebuild both PDFs from the committed results, without running anything
-	$(PY) -m ssn_core report
+	$(PY) -m report
 
 diagrams: $(READY) ## draw the diagrams of README and notebooks again, after a change of report/shared/diagrams.typ
-	$(PY) report/diagrams.py
+	$(PY) -m report.diagrams
 
 site: $(READY)   ## execute the notebooks of PROFILE and export them to build/PROFILE/site/index.html
 	$(PY) -m ssn_core notebooks --profile $(PROFILE)

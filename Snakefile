@@ -74,6 +74,6 @@ rule report:
         RUNS,
         SITE,
     params:
-        command=f"{sys.executable} -m ssn_core report",
+        command=f"{sys.executable} -m report",
     shell:
         "exec {params.command}"

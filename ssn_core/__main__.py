@@ -13,7 +13,6 @@ import yaml
 from ssn_core import check, load_model, preset, run
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.profiles import project_root
 from ssn_core.runs.trainer import NonFiniteLoss
 
 
@@ -68,8 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=5)
     command.set_defaults(action=_cost)
 
-    command = commands.add_parser("report", help="rebuild both PDFs from results and figures, running nothing")
-    command.set_defaults(action=_report)
     return parser
 
 
@@ -110,14 +107,6 @@ def _cost(options: argparse.Namespace) -> int:
     from ssn_core.study.cost import cost, lines
 
     print("\n".join(lines(cost(options.store, options.seeds))))
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    from ssn_core.report import build_report  # typst is an optional dependency
-
-    for path in build_report(project_root()):
-        print(f"report: {path}")
     return 0
 
 

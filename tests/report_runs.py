@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ssn_core.files import write_csv, write_json
-from ssn_core.metrics.seven import METRICS, PIXEL_METRICS, youden
+from ssn_core.metrics import METRICS, PIXEL_METRICS, youden
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.runner import FORMAT, HISTORY, VALIDATION
 

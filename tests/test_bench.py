@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from ssn_core import InputError, load_profile
 from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
-from ssn_core.bench.forms import Form, Point, draw_maps, make, scikit_learn_metrics
+from ssn_core.bench.forms import Form, Point, draw_maps, scikit_learn_metrics
 from ssn_core.bench.operations import count
 from ssn_core.bench.plan import Group, Settings, plan
-from ssn_core.metrics.seven import evaluate
+from ssn_core.bench.process import make
+from ssn_core.metrics import evaluate
 from ssn_core.models.detectors import SuperSimpleNet
 
 SIZE = Point(2, (64, 64))

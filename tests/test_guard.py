@@ -290,7 +290,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(
 def test_a_store_that_cannot_be_written_is_found_before_training(
     fault: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "build_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(runner, "build_model", lambda **_: pytest.fail("a model was built"))
     store = tmp_path / "store"
     if fault == "a file in its place":
         store.touch()

@@ -13,8 +13,17 @@ import torch
 from sklearn import metrics as sk
 
 from ssn_core.errors import InputError
-from ssn_core.metrics import ranking
-from ssn_core.metrics.seven import METRICS, NOT_AVAILABLE, aupro, evaluate, pixel_pr_curve, pr_curve, roc_curve, youden
+from ssn_core.metrics import (
+    METRICS,
+    NOT_AVAILABLE,
+    aupro,
+    evaluate,
+    pixel_pr_curve,
+    pr_curve,
+    ranking,
+    roc_curve,
+    youden,
+)
 
 EXACT = 1e-12
 PIXEL_METRICS = ("P-AUROC", "AUPRO", "AP-loc")

@@ -17,6 +17,7 @@ import ssn_core as ssn
 from ssn_core.data.images import to_tensor
 from ssn_core.errors import InputError
 from ssn_core.models.detectors import (
+    ADAPTORS,
     Detector,
     GapCamNet,
     SimpleNet,
@@ -51,14 +52,14 @@ def model() -> Detector:
 )
 def test_parameter_counts_of_the_report(name: str, count: int) -> None:
     with torch.device("meta"):
-        assert size_of(build_model(preset(name), pretrained=False)) == count
+        assert size_of(build_model(**preset(name).model_arguments(), pretrained=False)) == count
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_its_model(name: str) -> None:
     config = preset(name)
     with torch.device("meta"):
-        net = build_model(config, pretrained=False)
+        net = build_model(**config.model_arguments(), pretrained=False)
     kinds = {"supersimplenet": SuperSimpleNet, "gap_cam": GapCamNet, "simplenet": SimpleNet}
     assert type(net) is kinds[config.method]
     assert (net.backbone, net.image_size) == (config.backbone, config.image_size)
@@ -68,7 +69,7 @@ def test_every_preset_builds_its_model(name: str) -> None:
 
 
 def test_adaptors_change_one_thing_each() -> None:
-    layers = {kind: [type(m).__name__ for m in make_adaptor(kind, 6)] for kind in ssn.config.ADAPTORS}
+    layers = {kind: [type(m).__name__ for m in make_adaptor(kind, 6)] for kind in ADAPTORS}
     assert layers == {
         "linear": ["Conv2d"],
         "conv3x3": ["Conv2d"],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from report_runs import write_run
 
+from report.build import build_report, write_summary
 from ssn_core import preset
 from ssn_core.bench import counters
 from ssn_core.bench import measure as bench
@@ -18,7 +19,6 @@ from ssn_core.bench.forms import Form, Point
 from ssn_core.bench.plan import Group
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
-from ssn_core.report import build_report, write_summary
 from ssn_core.runs.config import PRESETS
 from ssn_core.study import style
 

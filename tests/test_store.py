@@ -471,7 +471,7 @@ def test_learned_noise_is_absent_from_saved_weights(tiny_sets: Path, tmp_path: P
 def test_data_that_do_not_serve_are_refused_before_training(
     config: RunConfig, message: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "build_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(runner, "build_model", lambda **_: pytest.fail("a model was built"))
     with pytest.raises(InputError, match=message):
         run(config, tmp_path, tiny_sets, log=quiet)
     assert list(tmp_path.iterdir()) == []

@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 from report_runs import write_run
 
+from report.summary import summarise
 from ssn_core import preset
 from ssn_core.bench.measure import COLUMNS
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv, write_json
-from ssn_core.metrics.seven import METRICS, youden
+from ssn_core.metrics import METRICS, youden
 from ssn_core.runs.store import load_run
 from ssn_core.study.gating import as_published
 from ssn_core.study.run_values import aggregate, run_values
 from ssn_core.study.trend import RISE, rise
-from ssn_core.summary import summarise
 
 ROOT = Path(__file__).parents[1]
 COST = {"epochs": 12, "batch_size": 4}

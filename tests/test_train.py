@@ -43,7 +43,7 @@ def make_trainer(config: RunConfig, defects: bool = False) -> Trainer:
     some = DEFECTIVE if config.supervision != "unsupervised" else 0
     entries = [(sample(i, int(i >= NORMAL)), 0) for i in range(NORMAL + some)]
     layers = [torch.randn(len(entries), *s, c, generator=rng(c)) for s, c in ((SIZE2, 40), (SIZE3, 112))]
-    model = build_model(config, pretrained=False)
+    model = build_model(**config.model_arguments(), pretrained=False)
     real = None
     if defects:
         masks = torch.zeros(len(entries), *(2 * s for s in SIZE2), dtype=torch.bool)

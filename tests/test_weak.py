@@ -134,7 +134,7 @@ def test_rules_that_read_masks_run_with_them(name: str, plates: Path, tmp_path: 
 def test_rules_that_read_masks_say_which_are_missing(
     name: str, without_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "build_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(runner, "build_model", lambda **_: pytest.fail("a model was built"))
     with pytest.raises(InputError) as caught:
         run(tiny_config(name), tmp_path / "store", without_masks, log=quiet)
     assert "14 problems" in str(caught.value) and "_GT.png is missing" in str(caught.value)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssn_core.fast.inference import fold
 from ssn_core.fast.training_forward import FastForward, Masked
-from ssn_core.metrics.seven import METRICS, aupro, evaluate
+from ssn_core.metrics import METRICS, aupro, evaluate
 from ssn_core.models.detectors import Detector, build_model
 from ssn_core.models.losses import focal, map_loss
 from ssn_core.models.noise import perlin_masks
@@ -137,7 +137,7 @@ class Training:
 
 def make_model(form: Form) -> Detector:
     """The untrained detector of a form; its trunk has random weights."""
-    return build_model(preset(form.experiment, backbone=form.backbone), pretrained=False)
+    return build_model(**preset(form.experiment, backbone=form.backbone).model_arguments(), pretrained=False)
 
 
 class Metrics:
@@ -206,13 +206,3 @@ class Machine:
                 torch.cuda.synchronize()
 
         return call
-
-
-def make(form: Form) -> Any:
-    """The subject of a form; peers' are made from a package that only their own environment has."""
-    if form.variant == "anomalib":
-        from ssn_core.bench import peers as bench_peers
-
-        return bench_peers.make(form)
-    kinds = {"inference": Inference, "training": Training, "metrics": Metrics, "machine": Machine}
-    return kinds[form.kind](form)

@@ -228,7 +228,3 @@ def main() -> int:
         return 2
     print(f"table: {profile.figures / FILE}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

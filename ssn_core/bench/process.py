@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ssn_core.bench.forms import Form, Point, make
+from ssn_core.bench.forms import Form, Inference, Machine, Metrics, Point, Training
 from ssn_core.bench.operations import count
 
 _TURN_SECONDS = 0.3  # a turn repeats a shorter call until it has lasted so long
@@ -43,6 +43,16 @@ def serve() -> None:
             work = count(getattr(subject, "counted", call))
             answer |= subject.facts | {"flops": work.flops / point.batch, "traffic": work.traffic / point.batch}
         print(json.dumps(answer), file=answers)
+
+
+def make(form: Form) -> Any:
+    """The subject of a form; peers' are made from a package that only their own environment has."""
+    if form.variant == "anomalib":
+        from ssn_core.bench import peers
+
+        return peers.make(form)
+    kinds = {"inference": Inference, "training": Training, "metrics": Metrics, "machine": Machine}
+    return kinds[form.kind](form)
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:

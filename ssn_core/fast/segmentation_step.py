@@ -7,16 +7,14 @@ blocks of rows that fit a core's cache. Activations are recomputed in the backwa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssn_core.fast.masked import Masked
 from ssn_core.models.upscale import UpscaledConv, batch_slices
-
-if TYPE_CHECKING:
-    from ssn_core.fast.training_forward import Masked
 
 LEAK = 0.2
 _CACHE_ROWS = 512  # rows of 1024 floats: 2 MB

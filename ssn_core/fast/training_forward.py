@@ -14,34 +14,14 @@ Channels come last: layer2 (B, h2, w2, C2), layer3 (B, h3, w3, C3), adapted feat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssn_core.fast.masked import Masked
 from ssn_core.fast.segmentation_step import HiddenMap
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
 from ssn_core.models.upscale import UpscaledConv, border_bias
-
-
-@dataclass(frozen=True)
-class Masked:
-    """The masked positions of a doubled batch: sorted indices ``where`` (N,) into the flattened (2B, H, W), of which
-    the first ``split`` lie in the first copy. ``source`` are the same positions as indices into (B, H, W)."""
-
-    where: Tensor
-    split: int
-    source: Tensor
-
-    @classmethod
-    def of(cls, masks: Tensor, device: torch.device | str = "cpu") -> Masked:
-        """From masks (2B, H, W) bool on the CPU: counting there spares the GPU a synchronisation."""
-        half = masks.numel() // 2
-        where = masks.flatten().nonzero().squeeze(1)
-        split = int((where < half).sum())
-        source = torch.cat([where[:split], where[split:] - half])
-        return cls(where.to(device, non_blocking=True), split, source.to(device, non_blocking=True))
 
 
 class FastForward:

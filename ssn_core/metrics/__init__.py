@@ -1,1 +1,31 @@
-"""metrics"""
+"""The seven metrics, Youden's point and the curves, exact at any number of pixels. Imports nothing above it."""
+
+from ssn_core.metrics.seven import (
+    METRICS,
+    NOT_AVAILABLE,
+    PIXEL_METRICS,
+    PrCurve,
+    RocCurve,
+    Youden,
+    aupro,
+    evaluate,
+    pixel_pr_curve,
+    pr_curve,
+    roc_curve,
+    youden,
+)
+
+__all__ = [
+    "METRICS",
+    "NOT_AVAILABLE",
+    "PIXEL_METRICS",
+    "PrCurve",
+    "RocCurve",
+    "Youden",
+    "aupro",
+    "evaluate",
+    "pixel_pr_curve",
+    "pr_curve",
+    "roc_curve",
+    "youden",
+]

@@ -20,7 +20,6 @@ from ssn_core.data import images as image_io
 from ssn_core.errors import InputError
 from ssn_core.models.trunk import CHANNELS, make_trunk
 from ssn_core.models.upscale import map_matrices, upscale
-from ssn_core.runs.config import ADAPTORS, RunConfig
 
 BLUR_SIGMA = 4.0
 SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128
@@ -37,6 +36,9 @@ class Prediction:
     score: float
     map_score: float
     anomaly_map: np.ndarray
+
+
+ADAPTORS = ("linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu")
 
 
 def make_adaptor(kind: str, channels: int) -> nn.Module:
@@ -249,17 +251,19 @@ def init_xavier(model: Detector) -> None:
             nn.init.xavier_normal_(module.weight)
 
 
-def build_model(config: RunConfig, pretrained: bool = True) -> Detector:
-    """The untrained model of a configuration."""
-    common = {
-        "backbone": config.backbone,
-        "adaptor": config.adaptor,
-        "image_size": config.image_size,
-        "pretrained": pretrained,
-    }
-    if config.method == "gap_cam":
+def build_model(
+    method: str,
+    backbone: str,
+    adaptor: str,
+    image_size: tuple[int, int],
+    cls_features: str = "raw",
+    stop_gradient: bool = True,
+    pretrained: bool = True,
+) -> Detector:
+    """The untrained model of a method; ``cls_features`` and ``stop_gradient`` are SuperSimpleNet's alone."""
+    common = {"backbone": backbone, "adaptor": adaptor, "image_size": image_size, "pretrained": pretrained}
+    if method == "gap_cam":
         return GapCamNet(**common)
-    if config.method == "simplenet":
+    if method == "simplenet":
         return SimpleNet(**common)
-    stop = config.supervision == "unsupervised"
-    return SuperSimpleNet(**common, cls_features=config.cls_features, stop_gradient=stop)
+    return SuperSimpleNet(**common, cls_features=cls_features, stop_gradient=stop_gradient)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,8 +14,6 @@ from ssn_core.errors import InputError
 Method = Literal["supersimplenet", "gap_cam", "simplenet"]
 Backbone = Literal["wide_resnet50_2", "resnet18", "efficientnet_lite0"]
 Adaptor = Literal["linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu"]
-
-ADAPTORS: tuple[str, ...] = get_args(Adaptor)
 
 Name = Annotated[str, Field(pattern=r"^[^/]+$", max_length=100, description="a name without a slash")]  # of a folder
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -141,6 +139,12 @@ class RunConfig(BaseModel):
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         data = self.dataset if self.category == self.dataset else f"{self.dataset}-{self.category}"
         return f"{self.experiment}-{self.backbone}-{data}-s{self.seed}-{digest}"
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What :func:`ssn_core.models.detectors.build_model` takes. Unsupervised, the classification loss does not reach
+        the segmentation head."""
+        names = ("method", "backbone", "adaptor", "image_size", "cls_features")
+        return {name: getattr(self, name) for name in names} | {"stop_gradient": self.supervision == "unsupervised"}
 
     @property
     def needs_training_masks(self) -> bool:

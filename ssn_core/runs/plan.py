@@ -11,9 +11,16 @@ from pathlib import Path
 
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig, preset
-from ssn_core.runs.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
+from ssn_core.runs.profiles import (
+    NotRun,
+    Profile,
+    load_profile,
+    matched_control,
+    project_root,
+    run_command,
+    simplenet_like,
+)
 from ssn_core.runs.store import find_run, load_run
-from ssn_core.study.workflow import simplenet_like
 
 
 @dataclass

@@ -33,7 +33,7 @@ class NotRun:
 
 def project_root() -> Path:
     """The checkout: the folder above the package, or the working directory or its parent, that holds profiles/."""
-    for folder in (Path(__file__).parents[1], Path.cwd(), Path.cwd().parent):
+    for folder in (Path(__file__).parents[2], Path.cwd(), Path.cwd().parent):
         if (folder / "profiles").is_dir():
             return folder
     raise InputError(f"no profiles/ folder near {Path.cwd()}; work inside a checkout of the project")
@@ -153,6 +153,11 @@ def matched_control(result: RunResult) -> RunConfig:
     fields = result.config.as_dict() | {"experiment": "noise_control", "noise": "gaussian", "beta": None}
     fields |= {"noise_rule": "adversarial", "noise_unit": "absolute", "noise_std": float(f"{rms:.3g}")}
     return RunConfig(**fields)
+
+
+def simplenet_like(config: RunConfig) -> RunConfig:
+    """SimpleNet on the data and under the conditions of an unsupervised run: nothing differs but the method."""
+    return config.replace(**{"experiment": "simplenet", "method": "simplenet"})
 
 
 def run_command(config: RunConfig) -> str:

@@ -21,7 +21,7 @@ from ssn_core.data.datasets import Dataset
 from ssn_core.errors import InputError, Stopped
 from ssn_core.fast.inference import fold
 from ssn_core.files import write_atomic, write_csv, write_json
-from ssn_core.metrics.seven import METRICS
+from ssn_core.metrics import METRICS
 from ssn_core.models.detectors import build_model
 from ssn_core.runs import evaluation as evaluate
 from ssn_core.runs.config import RunConfig
@@ -60,7 +60,7 @@ class Runner:
         saved = self._read_checkpoint()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = build_model(config).to(device)
+            self.model = build_model(**config.model_arguments()).to(device)
             train = self._extract(training.entries, "training")
             defects = None
             if config.needs_training_masks:

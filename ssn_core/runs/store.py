@@ -67,8 +67,8 @@ def run(
 
     An interrupted run resumes from its checkpoint and, on a CPU, ends with the same bits as an uninterrupted one.
     ``data_root``: see :func:`ssn_core.find_root`. All input is checked before training (:class:`InputError`).
-    A non-finite loss ends a Gaussian run with :class:`ssn_core.runs.trainer.NonFiniteLoss` and keeps the checkpoint of the
-    last good epoch; a learned-noise run is then recorded as diverged and evaluated as of that epoch.
+    A non-finite loss ends a Gaussian run with :class:`ssn_core.runs.trainer.NonFiniteLoss` and keeps the checkpoint of
+    the last good epoch; a learned-noise run is then recorded as diverged and evaluated as of that epoch.
     A run that another process is making is refused; Ctrl-C and SIGTERM save the last whole epoch and raise
     :class:`ssn_core.errors.Stopped`.
     """
@@ -151,7 +151,7 @@ def load_model(path: str | Path) -> Detector:
             f"{file} is missing: weights are not kept with committed results. Delete the folder {path} "
             "(or choose another store) and run its configuration again"
         )
-    model = build_model(config)
+    model = build_model(**config.model_arguments())
     wanted, state = trained_state(model), read_run_file(file, load_file)
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in wanted.items()}:
         raise InputError(f"{file} does not fit its run.json; delete the folder {path} and run the configuration again")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssn_core.fast.training_forward import FastForward, Masked
+from ssn_core.fast.masked import Masked
+from ssn_core.fast.training_forward import FastForward
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
 from ssn_core.models.losses import focal, map_loss, truncated_l1
 from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks

@@ -70,7 +70,7 @@ def _load(config: RunConfig) -> int:
 
 
 def _images(config: RunConfig) -> list[int]:
-    """Images of an epoch for each category of the preset's data set; see :class:`ssn_core.runs.training_set.TrainingSet`."""
+    """Images of an epoch for each category of the preset's data set; see :mod:`ssn_core.runs.training_set`."""
     counts = [c for (dataset, _), c in EXPECTED.items() if dataset == config.dataset]
     if config.supervision == "unsupervised":
         return [c.train - c.train_defective for c in counts]

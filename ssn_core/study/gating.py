@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from ssn_core.data.datasets import Dataset
 from ssn_core.fast.inference import fold
-from ssn_core.metrics.seven import NOT_AVAILABLE
+from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.evaluation import predict_features
 from ssn_core.runs.features import extract
 from ssn_core.runs.runner import MODEL

@@ -45,7 +45,7 @@ def view_noise(config: RunConfig, dataset: Dataset, epochs: int = 2, images: int
     training = TrainingSet.of(config, dataclasses.replace(dataset, train=dataset.train[:images]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_model(config)
+        model = build_model(**config.model_arguments())
         features = extract(model.trunk, training.entries, config.image_size, device, lambda text: None)
         trainer = Trainer(config, model, features, training, None, device)
     for _ in range(epochs):

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssn_core.metrics.seven import NOT_AVAILABLE
+from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.store import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.style import (

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ssn_core.files import write_atomic
-from ssn_core.metrics.seven import METRICS, NOT_AVAILABLE
+from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun, run_command
 from ssn_core.runs.store import RunResult

@@ -15,8 +15,7 @@ from typing import Any
 
 from ssn_core.errors import InputError
 from ssn_core.files import write_text
-from ssn_core.runs.config import RunConfig
-from ssn_core.runs.profiles import NotRun, Profile, load_profile, project_root, run_command
+from ssn_core.runs.profiles import NotRun, Profile, load_profile, project_root, run_command, simplenet_like
 from ssn_core.runs.store import RunResult, find_run
 from ssn_core.study.style import LANGUAGES
 
@@ -58,11 +57,6 @@ def milestones(text: str) -> None:
         if epoch != epochs and epoch % max(1, epochs // 4):
             return
     print(text, flush=True)
-
-
-def simplenet_like(config: RunConfig) -> RunConfig:
-    """SimpleNet on the data and under the conditions of an unsupervised run: nothing differs but the method."""
-    return config.replace(**{"experiment": "simplenet", "method": "simplenet"})
 
 
 def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssn_core.claims import compare, judge, load_claims, load_comparisons
+from report.claims import compare, judge, load_claims, load_comparisons
+from report.summary import summarise
 from ssn_core.errors import InputError
 from ssn_core.files import write_atomic, write_json
-from ssn_core.summary import summarise
 
 LANGUAGES = ("en", "it")
 SUMMARY = Path("build") / "report" / "summary.json"

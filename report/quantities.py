@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ssn_core.differences import Sample
-from ssn_core.metrics.seven import METRICS
+from report.differences import Sample
+from ssn_core.metrics import METRICS
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")

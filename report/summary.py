@@ -21,7 +21,7 @@ from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
 from ssn_core.bench.forms import inference_dtype
 from ssn_core.errors import InputError
-from ssn_core.metrics.seven import METRICS
+from ssn_core.metrics import METRICS
 from ssn_core.runs.config import RunConfig, preset
 from ssn_core.runs.profiles import load_profile, run_command
 from ssn_core.runs.store import RunResult, load_run
@@ -103,8 +103,8 @@ def _run(result: RunResult) -> dict[str, Any]:
 
 
 def _groups(results: list[RunResult], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs of one method (:func:`ssn_core.study.tables.family`) that differ in the seed alone; the longest training and then
-    the most seeds come first."""
+    """Runs of one method (:func:`ssn_core.study.tables.family`) that differ in the seed alone; the longest training and
+    then the most seeds come first."""
     members: dict[RunConfig, list[int]] = {}
     for i, result in enumerate(results):
         members.setdefault(family(result.config).replace(eval_every=0), []).append(i)

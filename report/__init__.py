@@ -1,0 +1,1 @@
+"""The report: its build, its ledger, its diagrams. Imports ``ssn_core``, which never imports it."""

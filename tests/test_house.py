@@ -1,0 +1,70 @@
+"""The house's one rule: imports go down only, and nothing in the library imports the report."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from ssn_core.runs.profiles import load_profile
+
+ROOT = Path(__file__).resolve().parents[1]
+#: what each room may import besides itself; ``errors`` and ``files`` lie under all of them
+BELOW = {
+    "data": set(),
+    "metrics": set(),
+    "models": {"data"},
+    "fast": {"models", "data"},
+    "runs": {"fast", "models", "metrics", "data"},
+    "study": {"runs", "metrics", "data", "models", "fast"},
+    "bench": {"study", "runs", "fast", "models", "metrics", "data"},
+}
+FOUNDATION = {"errors", "files"}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_imports_go_down_only(room: str) -> None:
+    files = sorted((ROOT / "ssn_core" / room).glob("*.py"))
+    assert files
+    for path in files:
+        rooms = {name.split(".")[1] for name in imported(path) if name.startswith("ssn_core.")}
+        assert rooms - {"__version__"} <= {room, *FOUNDATION, *BELOW[room]}, path
+        assert not any(name.split(".")[0] == "report" for name in imported(path)), path
+
+
+def test_every_module_lies_in_a_room() -> None:
+    loose = {path.stem for path in (ROOT / "ssn_core").glob("*.py")}
+    assert loose == {"__init__", "__main__", *FOUNDATION}
+    rooms = {path.parent.name for path in (ROOT / "ssn_core").glob("*/*.py")}
+    assert rooms == set(BELOW)
+
+
+def test_every_room_says_what_lives_there() -> None:
+    for room in BELOW:
+        text = ast.get_docstring(ast.parse((ROOT / "ssn_core" / room / "__init__.py").read_text(encoding="utf-8")))
+        assert text and "mport" in text, room
+
+
+def test_committed_runs_keep_their_ids() -> None:
+    """A run folder's name is its configuration's; a field that is added renames no old run."""
+    known = {config.run_id for name in load_profile("cpu").experiments for config in load_profile("cpu").configs(name)}
+    assert {
+        "scenario_a-resnet18-mvtec-bottle-s0-ba1973b2",
+        "scenario_a-resnet18-mvtec-screw-s0-197032fb",
+        "scenario_c-resnet18-mvtec-screw-s0-2ad82baa",
+        "learned_noise_v2-resnet18-mvtec-screw-s2-9982bfbf",
+        "weak_gap_cam_as_published-resnet18-ksdd1-s0-e3662ec0",
+    } <= known
