@@ -1,8 +1,8 @@
 """Convolutions of upscaled features for inference: weights prepared once, outputs computed tile by tile.
 
 The same algebra as :class:`ssn_core.models.upscale.UpscaledConv`, arranged for a processor's caches. An output reads
-few input cells, so the interpolation matrices are banded: cut into bands of outputs they shrink to the cells that a band
-reads, and everything between the 1x1 products and a finished tile stays in cache.
+few input cells, so the interpolation matrices are banded: cut into bands of outputs they shrink to the cells that a
+band reads, and everything between the 1x1 products and a finished tile stays in cache.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ class RunConfig(BaseModel):
         return f"{self.experiment}-{self.backbone}-{data}-s{self.seed}-{digest}"
 
     def model_arguments(self) -> dict[str, Any]:
-        """What :func:`ssn_core.models.detectors.build_model` takes. Unsupervised, the classification loss does not reach
-        the segmentation head."""
+        """What :func:`ssn_core.models.detectors.build_model` takes. Unsupervised, the classification loss does not
+        reach the segmentation head."""
         names = ("method", "backbone", "adaptor", "image_size", "cls_features")
         return {name: getattr(self, name) for name in names} | {"stop_gradient": self.supervision == "unsupervised"}
 
