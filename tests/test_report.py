@@ -182,6 +182,13 @@ def test_both_rules_of_learned_noise_are_told_apart(built: dict[str, Path], lang
     assert [words for words in wanted[language] if words not in text] == []
 
 
+def test_no_semicolon_ends_an_expression_instead_of_a_clause() -> None:
+    """Typst takes a semicolon after ``#call(...)`` for its own; in a sentence it is written ``#";"``."""
+    swallowed = re.compile(r"#[\w-]+\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\);")
+    for path in sorted((ROOT / "report").glob("*/*.typ")):
+        assert swallowed.findall(path.read_text(encoding="utf-8")) == [], path.name
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_every_experiment_has_its_name_in_the_report(index: int) -> None:
     words = (ROOT / "report" / "shared" / "words.typ").read_text(encoding="utf-8")
