@@ -89,8 +89,9 @@ def tiny_checkout(root: Path, experiments: dict[str, Any], **defaults: Any) -> P
     for name in ("ssn_core", "profiles"):
         shutil.copytree(here / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(here / "Snakefile", root)
-    config = tiny_config(**defaults).as_dict()
-    fields = {k: v for k, v in config.items() if v != getattr(RunConfig, k) and k not in ("experiment", "category")}
+    usual = RunConfig().as_dict()
+    fields = {k: v for k, v in tiny_config(**defaults).as_dict().items() if v != usual[k]}
+    del fields["experiment"], fields["category"]
     profile = {"description": "tiny", "store": "store", "figures": "figures", "synthetic": True}
     profile |= {"skip_unavailable": False, "defaults": fields, "experiments": experiments, "bench": {}}
     (root / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")

@@ -77,13 +77,8 @@ def test_run_folder_holds_what_it_should(finished: RunResult) -> None:
     assert_strict_json(finished.path)
     info = finished.info
     assert RunConfig(**info["config"]) == finished.config
-    assert (info["format"], info["status"], info["seed"], info["epochs_done"], info["steps"]) == (
-        1,
-        "finished",
-        0,
-        3,
-        6,
-    )
+    assert (info["format"], info["status"], info["seed"]) == (runner.FORMAT, "finished", 0)
+    assert (info["epochs_done"], info["steps"]) == (3, 6)
     assert info["run_id"] == finished.path.name == finished.config.run_id
     counts = {k: v for k, v in info["data"].items() if k != "fingerprint"}
     assert counts == {"train": 8, "train_defective": 0, "train_used": 6, "test": 7, "test_defective": 4}
