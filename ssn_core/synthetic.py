@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from .datasets import write_labels
 from .errors import InputError
 from .files import read_json, write_json
-from .layouts import write_labels
 from .roots import SYNTHETIC_MARKER
 from .scenes import SCENES
 
