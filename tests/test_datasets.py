@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from ssn_core.data import datasets, images, layouts
-from ssn_core.data import find as roots
 from ssn_core.data.datasets import check, find_root, open_dataset, write_labels
 from ssn_core.errors import InputError
 
@@ -21,7 +20,7 @@ SIZE = (12, 16)  # height, width
 @pytest.fixture(autouse=True)
 def _no_outside_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SSN_DATA_DIR", raising=False)
-    monkeypatch.setattr(roots, "KAGGLE_INPUT", tmp_path / "no_kaggle")
+    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(tmp_path / "no_kaggle"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -157,11 +156,12 @@ def test_every_problem_is_listed_with_its_path(widgets: Path) -> None:
         f"{good / '000.png'}: not a readable image",
         f"{good / '001.png'}: not a readable image",
         f"{masks / '000_mask.png'}: the mask is 8x6, its image 16x12",
-        f"{masks / '001.png'}: misnamed mask; rename it to 001_mask.png",
+        f"{widgets / 'test' / 'scratch' / '001.png'}: its mask {masks / '001_mask.png'} is missing",
+        f"{masks / '001.png'}: mask without image",
         f"{masks / '007_mask.png'}: mask without image",
-        f"{widgets / 'ground_truth' / 'dent'}: no masks for the 1 images",
+        f"{widgets / 'test' / 'dent' / '000.png'}: its mask {masks.parent / 'dent' / '000_mask.png'} is missing",
         f"{widgets / 'test' / 'hole'}: empty",
-        f"{widgets / 'ground_truth' / 'stain'}: masks without images",
+        f"{masks.parent / 'stain' / '000_mask.png'}: mask without image",
         f"{widgets / 'train' / 'scratch'}: training images belong in train/good",
     ]
     assert [line for line in expected if line not in text] == []
@@ -174,7 +174,7 @@ def test_missing_and_empty_masks(widgets: Path) -> None:
     mask(masks / "001_mask.png", marked=False)
     text = problems("mvtec", "widgets", widgets)
     assert f"its mask {masks / '000_mask.png'} is missing" in text
-    assert f"{masks / '001_mask.png'}: the mask of a defective image is empty" in text
+    assert f"{masks / '001_mask.png'}: the mask is empty, but its folder gives the image label 1" in text
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_ksdd_problems(ksdd: Path) -> None:
     (ksdd / "test" / "20002.png").write_bytes(b"")
     text = problems("ksdd2", "ksdd2", ksdd)
     expected = [
-        "10000.png: its mask 10000_GT.png is missing",
-        "10002.png: its mask 10002_GT.png is missing",
-        "10002_gt.png: misnamed mask",
+        f"10000.png: its mask {ksdd / 'train' / '10000_GT.png'} is missing",
+        f"10002.png: its mask {ksdd / 'train' / '10002_GT.png'} is missing",
+        f"10002_gt.png: its mask {ksdd / 'train' / '10002_gt_GT.png'} is missing",
         "10009_GT.png: mask without image",
         "20001_GT.png: the mask is 4x4, its image 16x12",
         "20002.png: not a readable image",
@@ -218,10 +218,13 @@ def test_ksdd_problems(ksdd: Path) -> None:
     ("content", "message"),
     [
         ("image,defect\n10000.png,0\n", "the first line must be file,label"),
-        ("file,label\n10000.png,yes\n", "line 2: label must be 0 or 1, got 'yes'"),
-        ("file,label\n10000.png,0\n10000.png,0\n", "line 3: 10000.png is listed twice"),
+        ("file,label\n10000.png,yes\n", "line 2: wants an image of this folder, once, and 0 or 1; got 10000.png,yes"),
+        (
+            "file,label\n10000.png,0\n10000.png,0\n",
+            "line 3: wants an image of this folder, once, and 0 or 1; got 10000.png,0",
+        ),
         ("file,label\n10000.png,0\n", "10001.png has no line in it"),
-        ("file,label\n99999.png,0\n", "lists 99999.png, which does not exist"),
+        ("file,label\n99999.png,0\n", "line 2: wants an image of this folder, once, and 0 or 1; got 99999.png,0"),
     ],
 )
 def test_bad_labels_file(ksdd: Path, content: str, message: str) -> None:
@@ -235,6 +238,15 @@ def test_labels_file_against_masks(ksdd: Path) -> None:
     assert "10000_GT.png: the mask is empty, but labels.csv gives the image label 1" in problems("ksdd2", "ksdd2", ksdd)
 
 
+def test_labels_are_written_from_sound_masks_only(ksdd: Path, widgets: Path) -> None:
+    mask(ksdd / "train" / "10002_GT.png", size=(4, 4))
+    with pytest.raises(InputError, match="has 1 problem:\n  - .*10002_GT.png: the mask is 4x4"):
+        write_labels(ksdd)
+    with pytest.raises(InputError, match="widgets is not in KolektorSDD2's layout"):
+        write_labels(widgets)
+    assert not list(ksdd.parent.rglob("labels.csv"))
+
+
 # --- where data are looked for
 
 
@@ -242,7 +254,7 @@ def test_ladder(widgets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     local = shutil.copytree(widgets, tmp_path / "data" / "mine" / "widgets")
     assert find_root("mvtec", "widgets") == local
     kaggle = shutil.copytree(widgets, tmp_path / "kaggle" / "a" / "b" / "c" / "widgets")
-    monkeypatch.setattr(roots, "KAGGLE_INPUT", tmp_path / "kaggle")
+    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(tmp_path / "kaggle"))
     assert find_root("mvtec", "widgets") == kaggle
     variable = shutil.copytree(widgets, tmp_path / "variable" / "widgets")
     monkeypatch.setenv("SSN_DATA_DIR", str(tmp_path / "variable"))
@@ -253,10 +265,32 @@ def test_ladder(widgets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_kaggle_mount_of_ksdd2_is_found_by_marker(ksdd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mount = shutil.copytree(ksdd, tmp_path / "kaggle" / "some-upload" / "defects")
-    monkeypatch.setattr(roots, "KAGGLE_INPUT", tmp_path / "kaggle")
+    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(tmp_path / "kaggle"))
     assert find_root("ksdd2", "ksdd2") == mount
     with pytest.raises(InputError, match="holds KolektorSDD .version 1."):
         find_root("ksdd1", "ksdd1")
+
+
+@pytest.mark.parametrize("mount", ["some-upload", "datasets/owner/some-upload", "datasets/owner/slug/archive/mvtec"])
+def test_kaggle_mounts_are_searched_at_any_depth(
+    mount: str, widgets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle = tmp_path / "kaggle"
+    found = shutil.copytree(widgets, kaggle / mount / "widgets")
+    (found.parent / "circle").symlink_to(kaggle)
+    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(kaggle))
+    assert find_root("mvtec", "widgets") == find_root("mvtec", "widgets", kaggle) == found
+    assert check(kaggle).status == 0
+
+
+def test_links_lead_to_one_folder_or_nowhere(widgets: Path, tmp_path: Path) -> None:
+    root = tmp_path / "links"
+    root.mkdir()
+    (root / "itself").symlink_to(root / "itself")
+    (root / "up").symlink_to(tmp_path)
+    for name in ("a", "b"):
+        (root / name).symlink_to(widgets.parent)
+    assert find_root("mvtec", "widgets", root) == root / "a" / "widgets"
 
 
 def test_version_1_is_never_taken_for_ksdd2(ksdd: Path) -> None:
@@ -278,7 +312,7 @@ def test_a_given_root_is_not_passed_over(widgets: Path, tmp_path: Path, monkeypa
 
 
 def test_unknown_names(widgets: Path) -> None:
-    with pytest.raises(InputError, match="Categories found there: widgets"):
+    with pytest.raises(InputError, match="Found there: mvtec widgets"):
         find_root("mvtec", "wigdets", widgets.parent)
     with pytest.raises(InputError, match="Unknown data set 'mvtech'; known: mvtec, ksdd2, ksdd1, synthetic"):
         find_root("mvtech", "widgets", widgets.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,24 @@ from ssn_core.errors import InputError
 
 FEW = SyntheticCounts(3, 2, 4, 4, 2, 3, 1)
 KINDS = [(kind, defect) for kind, defects in DEFECTS.items() for defect in defects]
+PIXELS = {
+    ("ring", None): "c6b479d9c771",
+    ("ring", "broken_large"): "9f1d7ef37b6f",
+    ("ring", "broken_small"): "7a3477792734",
+    ("ring", "contamination"): "0fef3a16507e",
+    ("weave", None): "6de4c53d822b",
+    ("weave", "colour"): "4fd89e552732",
+    ("weave", "cut"): "1ffa2e6cb986",
+    ("weave", "hole"): "48df9be456e7",
+    ("weave", "thread"): "f35a93145bfe",
+    ("thread", None): "60d4ffadc5b4",
+    ("thread", "bent_front"): "3112352a389c",
+    ("thread", "flat_thread"): "414597ce7da4",
+    ("thread", "scratch_head"): "7209c295c567",
+    ("thread", "scratch_neck"): "708496727e8b",
+    ("plates", None): "1c80f799f435",
+    ("plates", "defect"): "4c54b2f1da8b",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +72,25 @@ def test_equal_seeds_give_equal_files(drawn: Path, tmp_path: Path) -> None:
             open_dataset("synthetic", category, root).fingerprint() for root in (drawn, again, other)
         )
         assert first == second != third
+
+
+@pytest.mark.parametrize(("kind", "defect"), PIXELS)
+def test_drawn_pixels_are_pinned(kind: str, defect: str | None) -> None:
+    """Stored runs name these pixels' fingerprint: whoever changes them on purpose raises ``synthetic.FORMAT``."""
+    found = hashlib.sha256()
+    for i in range(4):
+        drawing = draw(kind, shape(kind), (7, 0, 0, i), defect)
+        found.update(drawing.image.tobytes() + drawing.mask.tobytes() + drawing.clean.tobytes())
+    assert found.hexdigest()[:12] == PIXELS[kind, defect]
+
+
+def test_drawn_files_are_pinned(drawn: Path) -> None:
+    """Names, seeds and order of all pictures and masks, as pixels: the encoder may change."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in drawn.rglob("*.*") if path.name != synthetic.SYNTHETIC_MARKER):
+        content = path.read_bytes() if path.suffix == ".csv" else np.asarray(Image.open(path)).tobytes()
+        found.update(path.relative_to(drawn).as_posix().encode() + content)
+    assert found.hexdigest()[:12] == "b7d38629c218"
 
 
 @pytest.mark.parametrize(("kind", "defect"), KINDS)

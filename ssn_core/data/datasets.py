@@ -6,22 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssn_core.data.find import DATASETS, UNNAMED, DatasetSpec, candidates, check_names, find_root, identify, is_mvtec
-from ssn_core.data.layouts import Index, Sample, index_ksdd, index_mvtec, write_labels
+from ssn_core.data.find import DATASETS, check_names, find_root, search
+from ssn_core.data.layouts import LABELS_FILE, Sample, index, layout_of
 from ssn_core.errors import InputError
-
-__all__ = [
-    "DATASETS",
-    "CheckReport",
-    "Counts",
-    "Dataset",
-    "DatasetSpec",
-    "Sample",
-    "check",
-    "find_root",
-    "open_dataset",
-    "write_labels",
-]
+from ssn_core.files import write_csv
 
 
 @dataclass(frozen=True)
@@ -74,8 +62,7 @@ class Dataset:
     @property
     def title(self) -> str:
         """The name to print; version 1 of KolektorSDD is always called so."""
-        spec = DATASETS[self.name]
-        return spec.title if spec.categories == (self.name,) else f"{spec.title} {self.category}"
+        return DATASETS[self.name].title + (f" {self.category}" if self.category != self.name else "")
 
     @property
     def counts(self) -> Counts:
@@ -108,19 +95,28 @@ def open_dataset(
 ) -> Dataset:
     """Find, index and validate a category; every image and mask is decoded once, so training meets no bad file.
 
-    ``training_masks=False`` (weak supervision, KolektorSDD2's layout) lists no training mask and, where
-    train/labels.csv exists, opens none. MVTec's layout has no training masks; there the argument changes nothing.
+    ``training_masks=False`` (weak supervision) lists no training mask and, where train/labels.csv exists, opens none.
 
     Raises:
         InputError: the folder is not found (see ``find_root``), or it has problems; all are in the one message.
     """
-    root = find_root(dataset, category, data_root)
-    layout, index = _index(root, training_masks)
-    if index.problems:
-        lines = "".join(f"\n  - {problem}" for problem in index.problems)
-        count = "1 problem" if len(index.problems) == 1 else f"{len(index.problems)} problems"
-        raise InputError(f"{dataset} {category} in {root} has {count}:{lines}")
-    return Dataset(dataset, category, layout, root, index.train, index.test)
+    found, problems = _load(dataset, category, find_root(dataset, category, data_root), training_masks)
+    _refuse(f"{dataset} {category} in {found.root}", problems)
+    return found
+
+
+def write_labels(root: str | Path) -> Path:
+    """Write train/labels.csv from the training masks, which weakly supervised training then no longer needs.
+
+    Raises:
+        InputError: another layout than KolektorSDD2's, a problem in the folder, or a labels.csv that says otherwise.
+    """
+    found, problems = _load("ksdd2", "ksdd2", Path(root))
+    if found.layout != "ksdd":
+        raise InputError(f"{root} is not in KolektorSDD2's layout (train and test/*_GT.png).")
+    _refuse(str(root), problems)
+    rows = [{"file": sample.image.name, "label": sample.label} for sample in found.train]
+    return write_csv(found.root / "train" / LABELS_FILE, rows, ["file", "label"])
 
 
 @dataclass(frozen=True)
@@ -135,45 +131,38 @@ def check(data_root: str | Path, dataset: str | None = None, category: str | Non
     """Find every known data set under ``data_root`` (or only those asked for), validate it and compare its counts.
 
     Raises:
-        InputError: ``data_root`` is not a folder, or the data set or category asked for is unknown or absent.
+        InputError: ``data_root`` is not a folder, or the data set or category asked for is unknown.
     """
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise InputError(f"{root} is not a folder.")
-    if dataset in ("ksdd1", "ksdd2"):
-        category = category or dataset
     if dataset is not None:
         check_names(dataset, category)
-    if dataset is not None and category is not None:
-        targets = [(dataset, category, find_root(dataset, category, root))]
-    else:
-        known = [(*identity, folder) for folder, _ in candidates(root) if (identity := identify(folder))]
-        targets = [t for t in known if dataset in (None, t[0]) and category in (None, t[1])]
-    lines = [line for name, kind, folder in targets for line in _check_one(name, kind, folder)]
-    if not targets:
+    found = [known for known in search(root) if dataset in (None, known[0]) and category in (None, known[1])]
+    lines = [line for known in found for line in _check_one(*known)]
+    if not lines:
         wanted = f"{dataset or 'data set'} {category or ''}".rstrip()
-        lines.append(f"PROBLEM {root}: no {wanted} at its top or one level down (see data/README.md).")
+        lines = [f"PROBLEM {root}: no {wanted} at its top or one level down (see data/README.md)."]
     return CheckReport(tuple(lines), int(any(line.startswith("PROBLEM") for line in lines)))
 
 
-def _check_one(dataset: str, category: str, folder: Path) -> list[str]:
-    if dataset == UNNAMED:
-        way_out = "rename it to ksdd2, or check it with --dataset ksdd2"
-        return [f"PROBLEM {folder}: KolektorSDD2's layout under an unknown name; {way_out}."]
-    _, index = _index(folder, training_masks=True)
-    found = Dataset(dataset, category, "", folder, index.train, index.test)
-    lines = [f"PROBLEM {problem}" for problem in index.problems]
-    expected = EXPECTED.get((dataset, category))
-    if expected is not None and found.counts != expected:
-        lines.append(f"PROBLEM {folder}: holds {found.counts}; {found.title} has {expected}.")
-    if lines:
-        return lines
-    remark = "the counts as expected" if expected is not None else "no published counts to compare with"
+def _check_one(name: str, category: str, root: Path) -> list[str]:
+    found, problems = _load(name, category, root)
+    expected = EXPECTED.get((name, category))
+    if expected not in (None, found.counts):
+        problems.append(f"{root}: holds {found.counts}; {found.title} has {expected}.")
+    if problems:
+        return [f"PROBLEM {problem}" for problem in problems]
+    remark = "the counts as expected" if expected else "no published counts to compare with"
     masks = "" if found.has_masks else "; no masks, so pixel metrics will be n/a"
-    return [f"OK {found.title}: {found.counts}, {remark}{masks} ({folder})"]
+    return [f"OK {found.title}: {found.counts}, {remark}{masks} ({root})"]
 
 
-def _index(root: Path, training_masks: bool) -> tuple[str, Index]:
-    if is_mvtec(root):
-        return "mvtec", index_mvtec(root)
-    return "ksdd", index_ksdd(root, training_masks)
+def _load(name: str, category: str, root: Path, training_masks: bool = True) -> tuple[Dataset, list[str]]:
+    train, test, problems = index(root, training_masks)
+    return Dataset(name, category, layout_of(root) or "", root, tuple(train), tuple(test)), problems
+
+
+def _refuse(what: str, problems: list[str]) -> None:
+    if problems:
+        raise InputError("\n  - ".join([f"{what} has {len(problems)} problem{'s' * (len(problems) > 1)}:", *problems]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ def list_images(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders directly in ``folder`` in name order, without hidden ones; none where it is absent or unreadable."""
+    _, names, _ = next(os.walk(folder), ("", [], []))
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
 
 
 def read_image(path: str | Path) -> np.ndarray:

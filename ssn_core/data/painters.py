@@ -7,7 +7,7 @@ two pictures differ by the defect alone; that difference is the mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -26,62 +26,55 @@ def _ring(x: Array, y: Array, rng: Generator, defect: str | None, marks: Generat
     picture = np.ones((*x.shape, 3)) * rng.uniform(0.84, 0.92)
     swirl = _clouds(rng, x.shape, 0.06)
     body = 0.7 + 0.5 * _bump(radius, 0.95, 0.06) + 0.12 * np.cos(2 * angle) + 0.08 * swirl
-    picture = _paint(picture, body[:, :, None] * glass, _inside(1 - radius))
+    picture = _paint(picture, _tint(body, glass), _inside(1 - radius))
     for centre, spread, strength in ((0.86, 0.025, 0.5), (0.75, 0.04, 0.35), (0.66, 0.02, 0.6)):
         arcs = 0.65 + 0.35 * np.cos(rng.integers(2, 5) * angle + rng.uniform(0, 2 * np.pi))
-        picture += (strength * arcs * _bump(radius, centre, spread))[:, :, None] * np.array([1.0, 0.9, 0.72])
+        picture += _tint(strength * arcs * _bump(radius, centre, spread), (1.0, 0.9, 0.72))
     opening = 0.35 + 0.5 * _bump(radius, 0, 0.35) + 0.06 * swirl
-    picture = _paint(picture, opening[:, :, None] * glass, _inside(0.6 - radius))
-    if defect in ("broken_large", "broken_small"):
-        size = marks.uniform(0.22, 0.34) if defect == "broken_large" else marks.uniform(0.09, 0.13)
-        at, where = marks.uniform(0.68, 0.88), marks.uniform(0, 2 * np.pi)
-        blob = _blob(
-            radius * np.cos(angle), radius * np.sin(angle), at * np.cos(where), at * np.sin(where), size, marks
-        )
-        blob = np.minimum(blob, np.minimum(1.0 - radius, radius - 0.57))  # glass only: neither opening nor background
-        shards = _shards(x, y, blob > 0, marks) * (1 - 0.7 * _bump(blob, 0, 0.02))
-        picture = _paint(picture, shards[:, :, None] * np.array([1.0, 0.94, 0.82]), _inside(blob))
-    elif defect == "contamination":
+    picture = _paint(picture, _tint(opening, glass), _inside(0.6 - radius))
+    u, v = radius * np.cos(angle), radius * np.sin(angle)
+    if defect == "contamination":
         for _ in range(marks.integers(1, 4)):
             at, where = marks.uniform(0, 0.45), marks.uniform(0, 2 * np.pi)
-            u, v = radius * np.cos(angle) - at * np.cos(where), radius * np.sin(angle) - at * np.sin(where)
-            blob = _blob(u, v, 0, 0, marks.uniform(0.07, 0.16), marks)
+            blob = _blob(u, v, at * np.cos(where), at * np.sin(where), marks.uniform(0.07, 0.16), marks)
             tint = marks.uniform(0.35, 0.75) * np.array([1.0, 0.93, marks.uniform(0.6, 0.9)])
-            lumps = 0.9 + 0.2 * _clouds(marks, x.shape, 0.02)
-            picture = _paint(picture, lumps[:, :, None] * tint, _inside(blob))
+            picture = _paint(picture, _tint(0.9 + 0.2 * _clouds(marks, x.shape, 0.02), tint), _inside(blob))
+    elif defect is not None:
+        size = marks.uniform(0.22, 0.34) if defect == "broken_large" else marks.uniform(0.09, 0.13)
+        at, where = marks.uniform(0.68, 0.88), marks.uniform(0, 2 * np.pi)
+        blob = _blob(u, v, at * np.cos(where), at * np.sin(where), size, marks)
+        blob = np.minimum(blob, np.minimum(1.0 - radius, radius - 0.57))  # glass only: neither opening nor background
+        shards = _shards(x, y, blob > 0, marks) * (1 - 0.7 * _bump(blob, 0, 0.02))
+        picture = _paint(picture, _tint(shards, (1.0, 0.94, 0.82)), _inside(blob))
     return picture
 
 
 def _weave(x: Array, y: Array, rng: Generator, defect: str | None, marks: Generator) -> Array:
     """Plain weave: warp and weft threads passing over each other in turn, slightly distorted."""
-    tilt = rng.uniform(-0.2, 0.2)
-    u, v = np.cos(tilt) * x + np.sin(tilt) * y, np.cos(tilt) * y - np.sin(tilt) * x
-    u, v = (a + 0.012 * _clouds(rng, x.shape, 0.12) + rng.uniform(0, 2) for a in (u, v))
-    picture = _fabric(u, v, rng)
+    turned = _turn(x, y, rng.uniform(-0.2, 0.2))
+    picture = _fabric(*(a + 0.012 * _clouds(rng, x.shape, 0.12) + rng.uniform(0, 2) for a in turned), rng)
     if defect == "cut":
         along, across = _stroke(x, y, marks, bend=0.25)
         length, gap = marks.uniform(0.25, 0.5), marks.uniform(0.02, 0.035)
         opening = gap * np.sqrt(np.clip(1 - (along / length) ** 2, 0, None))
-        profile = opening - np.abs(across + 0.012 * _clouds(marks, x.shape, 0.02))
-        profile = np.minimum(profile, 0.2 * (length - np.abs(along)))
-        picture = _paint(picture, np.full(3, 0.07), _inside(profile))
-        picture += (0.22 * _bump(profile, -0.025, 0.012) * (np.abs(along) < length))[:, :, None]
+        cut = _dash(along, across + 0.012 * _clouds(marks, x.shape, 0.02), length, opening)
+        picture = _paint(picture, 0.07, _inside(cut))
+        picture += (0.22 * _bump(cut, -0.025, 0.012) * (np.abs(along) < length))[:, :, None]
     elif defect == "hole":
-        blob = _blob(x, y, *marks.uniform(-0.7, 0.7, 2), marks.uniform(0.1, 0.2), marks)
-        fringe = _bump(blob, -0.02, 0.025) * (0.6 + 0.4 * _clouds(marks, x.shape, 0.015))
-        picture = _paint(picture, np.full(3, 0.06), _inside(blob)) + 0.15 * fringe[:, :, None]
+        hole = _blob(x, y, *marks.uniform(-0.7, 0.7, 2), marks.uniform(0.1, 0.2), marks)
+        fringe = _bump(hole, -0.02, 0.025) * (0.6 + 0.4 * _clouds(marks, x.shape, 0.015))
+        picture = _paint(picture, 0.06, _inside(hole)) + 0.15 * fringe[:, :, None]
     elif defect == "colour":
-        blob = _blob(x, y, *marks.uniform(-0.65, 0.65, 2), marks.uniform(0.15, 0.3), marks)
+        spot = _blob(x, y, *marks.uniform(-0.65, 0.65, 2), marks.uniform(0.15, 0.3), marks)
         stain = np.array([(0.85, 0.35, 0.35), (0.4, 0.55, 0.95), (0.45, 0.75, 0.4), (0.8, 0.6, 0.3)][marks.integers(4)])
-        picture = _paint(picture, picture * stain, np.clip(0.5 + blob / 0.08, 0, 1) * marks.uniform(0.7, 1.0))
+        picture = _paint(picture, picture * stain, np.clip(0.5 + spot / 0.08, 0, 1) * marks.uniform(0.7, 1.0))
     elif defect == "thread":
         along, across = _stroke(x, y, marks, bend=0.7)
         length = marks.uniform(0.35, 0.65)
         across = across + 0.03 * np.sin(along * marks.uniform(6, 12) + marks.uniform(0, 6))
-        profile = np.minimum(0.018 - np.abs(across), 0.2 * (length - np.abs(along)))
-        shadow = np.minimum(0.02 - np.abs(across - 0.025), 0.2 * (length - np.abs(along)))
+        picture = _paint(picture, picture * 0.6, _inside(_dash(along, across - 0.025, length, 0.02)))  # its shadow
         tone = marks.choice([0.92, 0.15]) * np.array([1.0, 0.97, 0.9])
-        picture = _paint(_paint(picture, picture * 0.6, _inside(shadow)), tone, _inside(profile))
+        picture = _paint(picture, tone, _inside(_dash(along, across, length, 0.018)))
     return picture
 
 
@@ -96,15 +89,14 @@ def _fabric(u: Array, v: Array, rng: Generator) -> Array:
     weft = weft_tone * tones[1, j % 256] * np.cos(2.4 * q) * (0.75 + 0.25 * np.cos(2.6 * p))
     fibres = 1 + 0.08 * _clouds(rng, u.shape, 0.008) + 0.06 * _clouds(rng, u.shape, 0.3)
     tint = np.array([1.0, rng.uniform(0.96, 1.0), rng.uniform(0.88, 0.96)])
-    return (np.where(over, warp, weft) * fibres)[:, :, None] * tint
+    return _tint(np.where(over, warp, weft) * fibres, tint)
 
 
 def _thread(x: Array, y: Array, rng: Generator, defect: str | None, marks: Generator) -> Array:
     """A countersunk screw from the side, at any angle, on light ground; grey."""
     turn = rng.uniform(0, 2 * np.pi)
     x, y = x - rng.uniform(-0.06, 0.06), y - rng.uniform(-0.06, 0.06)
-    s, t = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x  # along (tip at +), across
-    s, t = (a / rng.uniform(0.97, 1.03) for a in (s, t))
+    s, t = (a / rng.uniform(0.97, 1.03) for a in _turn(x, y, turn))  # along (tip at +), across
     ground = rng.uniform(0.76, 0.84) + 0.012 * _clouds(rng, x.shape, 0.15)
     roll = rng.uniform(0, 1)  # of the thread about its axis
     if defect == "bent_front":
@@ -121,9 +113,9 @@ def _thread(x: Array, y: Array, rng: Generator, defect: str | None, marks: Gener
         reach = 0.16 if defect == "scratch_head" else 0.07
         along, across = _stroke(s, t, marks, bend=0.8, at=(place, marks.uniform(-0.5, 0.5) * reach))
         length = marks.uniform(0.06, 0.13)
-        line = np.minimum(marks.uniform(0.012, 0.018) - np.abs(across), 0.3 * (length - np.abs(along)))
+        line = _dash(along, across, length, marks.uniform(0.012, 0.018), 0.3)
         line = np.minimum(line, edge - 0.01)  # on the metal only
-        metal = _paint(metal, np.full(1, marks.choice([0.95, 0.08])), _inside(line))
+        metal = _paint(metal, marks.choice([0.95, 0.08]), _inside(line))
     shadow = 1 - 0.25 * np.clip(1 + edge / 0.08, 0, 1)
     return _paint(ground * shadow, metal, _inside(edge))
 
@@ -212,7 +204,11 @@ def _inside(distance: Array) -> Array:
     return np.clip(0.5 + distance / 0.012, 0, 1)
 
 
-def _paint(below: Array, above: Array, opacity: Array) -> Array:
+def _tint(brightness: Array, colour: Array | Sequence[float]) -> Array:
+    return brightness[:, :, None] * np.asarray(colour)  # (H, W, 3)
+
+
+def _paint(below: Array, above: Array | float, opacity: Array) -> Array:
     if below.ndim == 3:
         opacity = opacity[:, :, None]
     return below * (1 - opacity) + above * opacity
@@ -233,6 +229,15 @@ def _stroke(
     """Coordinates along and across a slightly bent line of random direction, through ``at`` or a random point."""
     at_x, at_y = rng.uniform(-0.6, 0.6, 2) if at is None else at
     turn, curve = rng.uniform(0, np.pi), rng.uniform(-bend, bend)
-    along = np.cos(turn) * (x - at_x) + np.sin(turn) * (y - at_y)
-    across = np.cos(turn) * (y - at_y) - np.sin(turn) * (x - at_x)
+    along, across = _turn(x - at_x, y - at_y, turn)
     return along, across + curve * along**2
+
+
+def _turn(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
+    """Coordinates along and across the direction of ``angle``."""
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+
+
+def _dash(along: Array, across: Array, length: float, width: Array | float, taper: float = 0.2) -> Array:
+    """Signed distance to a line of half ``length`` and half ``width``, pointed at its ends."""
+    return np.minimum(width - np.abs(across), taper * (length - np.abs(along)))

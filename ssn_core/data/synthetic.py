@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from ssn_core.data.datasets import write_labels
 from ssn_core.data.find import SYNTHETIC_MARKER
-from ssn_core.data.layouts import write_labels
 from ssn_core.data.painters import SCENES
 from ssn_core.errors import InputError
 from ssn_core.files import read_json, write_json
@@ -32,6 +32,7 @@ OVERSAMPLING = 2  # drawn larger and averaged down, so that edges and hairlines 
 VISIBLE = 10  # grey levels (of 255) a pixel must change by to count as defective
 MIN_DEFECT = 12  # pixels of the smallest defect; a fainter one is drawn anew
 SENSOR_NOISE = 0.012  # standard deviation, of white
+Seed = tuple[int, ...]
 FORMAT = 1  # of the drawings: raised when equal parameters no longer give equal pixels
 
 
@@ -77,14 +78,14 @@ def make_synthetic(root: str | Path, seed: int = 0, size: int = 128, counts: Syn
         raise InputError(f"size must be a multiple of 32 from 96, got {size!r}.")  # plates: sides multiples of 8
     if type(seed) is not int or seed < 0:
         raise InputError(f"seed must be a whole number from 0, got {seed!r}.")
-    counts = counts or SyntheticCounts()
+    root = Path(root).expanduser()
     for name in DEFECTS:
-        parameters = {"format": FORMAT, "set": name, "seed": seed, "size": size, "counts": asdict(counts)}
-        _make_set(Path(root).expanduser(), name, parameters, counts)
-    return Path(root)
+        _make_set(root, name, seed, size, counts or SyntheticCounts())
+    return root
 
 
-def _make_set(root: Path, name: str, parameters: dict[str, object], counts: SyntheticCounts) -> None:
+def _make_set(root: Path, name: str, seed: int, size: int, counts: SyntheticCounts) -> None:
+    parameters = {"format": FORMAT, "set": name, "seed": seed, "size": size, "counts": asdict(counts)}
     final, part, old = root / name, root / f".{name}.part", root / f".{name}.old"
     if final.exists():
         if not (final / SYNTHETIC_MARKER).is_file():
@@ -93,11 +94,14 @@ def _make_set(root: Path, name: str, parameters: dict[str, object], counts: Synt
             return
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    seed, size = int(str(parameters["seed"])), int(str(parameters["size"]))
+    shape = (2 * size, 3 * size // 4) if name == "plates" else (size, size)
+    for picture, mask, place, defect in _plan(name, seed, counts):
+        drawing = draw(name, shape, place, defect)
+        _save(part / picture, drawing.image)
+        if mask is not None:
+            _save(part / mask, drawing.mask)
     if name == "plates":
-        _draw_plates(part, seed, size, counts)
-    else:
-        _draw_objects(part, name, seed, size, counts)
+        write_labels(part)  # so that weakly supervised training opens no mask
     write_json(part / SYNTHETIC_MARKER, parameters)
     if final.exists():
         final.rename(old)
@@ -112,36 +116,24 @@ def _parameters(folder: Path) -> object:
         return None
 
 
-def _draw_objects(folder: Path, name: str, seed: int, size: int, counts: SyntheticCounts) -> None:
-    """MVTec AD's layout. Train, good and defective pictures come from different seeds, so no scene is in two splits."""
-    place = (seed, list(DEFECTS).index(name))
-    for split, count in (("train", counts.train), ("test", counts.good)):
+def _plan(name: str, seed: int, counts: SyntheticCounts) -> Iterator[tuple[str, str | None, Seed, str | None]]:
+    """Picture, mask, seed and defect of everything in a set. No two seeds are equal, so no scene is in two splits."""
+    place, kinds = (seed, list(DEFECTS).index(name)), DEFECTS[name]
+    if name == "plates":
+        for k, split in enumerate(("train", "test")):
+            count, defective = getattr(counts, f"plates_{split}"), getattr(counts, f"plates_{split}_defective")
+            order = np.random.default_rng([*place, k]).permutation(count)  # defective ones stand among the others
+            for i in range(count):
+                stem = f"{split}/{10000 * (k + 1) + i}"
+                yield f"{stem}.png", f"{stem}_GT.png", (*place, k, i), "defect" if order[i] < defective else None
+        return
+    for k, (split, count) in enumerate((("train", counts.train), ("test", counts.good))):
         for i in range(count):
-            drawing = draw(name, (size, size), (*place, int(split == "test"), i))
-            _save(folder / split / "good" / f"{i:03d}.png", drawing.image)
-    kinds = DEFECTS[name]
+            yield f"{split}/good/{i:03d}.png", None, (*place, k, i), None
     for i in range(counts.defective):
-        defect, number = kinds[i % len(kinds)], i // len(kinds)
-        drawing = draw(name, (size, size), (*place, 2, i), defect)
-        _save(folder / "test" / defect / f"{number:03d}.png", drawing.image)
-        _save(folder / "ground_truth" / defect / f"{number:03d}_mask.png", drawing.mask)
-
-
-def _draw_plates(folder: Path, seed: int, size: int, counts: SyntheticCounts) -> None:
-    """KolektorSDD2's layout, with train/labels.csv so that weakly supervised training opens no mask."""
-    place = (seed, list(DEFECTS).index("plates"))
-    splits = (
-        ("train", counts.plates_train, counts.plates_train_defective, 10000),
-        ("test", counts.plates_test, counts.plates_test_defective, 20000),
-    )
-    for k, (split, count, defective, first) in enumerate(splits):
-        order = np.random.default_rng([*place, k]).permutation(count)  # defective ones stand among the others
-        for i in range(count):
-            defect = "defect" if order[i] < defective else None
-            drawing = draw("plates", (2 * size, 3 * size // 4), (*place, k, i), defect)
-            _save(folder / split / f"{first + i}.png", drawing.image)
-            _save(folder / split / f"{first + i}_GT.png", drawing.mask)
-    write_labels(folder)
+        defect = kinds[i % len(kinds)]
+        stem = f"{defect}/{i // len(kinds):03d}"
+        yield f"test/{stem}.png", f"ground_truth/{stem}_mask.png", (*place, 2, i), defect
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
