@@ -12,8 +12,8 @@ from PIL import Image
 from support import VARIANTS, calibrate, enliven
 from torch import Tensor, nn
 
+from ssn_core import fold
 from ssn_core.errors import InputError
-from ssn_core.fast import inference as fold
 from ssn_core.models.detectors import Detector, GapCamNet, SuperSimpleNet
 from ssn_core.models.losses import focal, map_loss
 
