@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from support import relative
 from torchvision.transforms.functional import gaussian_blur
 
+from ssn_core.fast.upscaled_conv import UpscaledConv
 from ssn_core.models.upscale import (
-    UpscaledConv,
     border_bias,
     gaussian_blur_matrix,
     interpolation_matrix,
@@ -71,29 +71,24 @@ def test_shifted_stack_reads_what_a_tap_reads() -> None:
 @pytest.mark.parametrize("taps", [1, 3, 5])
 @pytest.mark.parametrize(("size2", "size3"), SIZES)
 def test_upscaled_convolution_equals_the_plain_one(size2: tuple[int, int], size3: tuple[int, int], taps: int) -> None:
-    """Outputs and the gradients of the weight and of both layers."""
-    layer2 = torch.randn(3, 5, *size2, generator=rng(), requires_grad=True)
-    layer3 = torch.randn(3, 7, *size3, generator=rng(1), requires_grad=True)
+    """Outputs and the weight's gradient."""
+    layer2, layer3 = torch.randn(3, 5, *size2, generator=rng()), torch.randn(3, 7, *size3, generator=rng(1))
     weight = torch.randn(6, 12, taps, taps, generator=rng(2), requires_grad=True)
     wanted = F.conv2d(upscale(layer2, layer3), weight, padding=taps // 2)
     size = tuple(wanted.shape[2:])
-    found = UpscaledConv(size2, size3, size, taps)(
-        layer2.permute(0, 2, 3, 1), layer3.permute(0, 2, 3, 1), weight
-    ).permute(0, 3, 1, 2)
+    layers = (layer.permute(0, 2, 3, 1) for layer in (layer2, layer3))
+    found = UpscaledConv(size2, size3, size, taps, like=weight)(*layers, weight).permute(0, 3, 1, 2)
     assert relative(found, wanted) < 1e-5
     cotangent = torch.randn(wanted.shape, generator=rng(3))
-    inputs = (layer2, layer3, weight)
-    for a, b in zip(
-        torch.autograd.grad(found, inputs, cotangent), torch.autograd.grad(wanted, inputs, cotangent), strict=True
-    ):
-        assert relative(a, b) < 1e-5
+    gradients = (torch.autograd.grad(x, weight, cotangent)[0] for x in (found, wanted))
+    assert relative(*gradients) < 1e-5
 
 
 @pytest.mark.parametrize("taps", [1, 3, 5])
 def test_upscaled_convolution_of_a_batch_cut_into_slices(taps: int) -> None:
     layer2, layer3 = torch.randn(5, 4, 6, 3, generator=rng()), torch.randn(5, 2, 3, 4, generator=rng(1))
     weight = torch.randn(6, 7, taps, taps, generator=rng(2))
-    conv = UpscaledConv((4, 6), (2, 3), (8, 12), taps)
+    conv = UpscaledConv((4, 6), (2, 3), (8, 12), taps, like=weight)
     whole = conv(layer2, layer3, weight)
     single = torch.cat([conv(layer2[i : i + 1], layer3[i : i + 1], weight) for i in range(5)])
     assert whole.shape == (5, 8, 12, 6) and relative(whole, single) < 1e-6
@@ -125,9 +120,9 @@ def test_blur_keeps_a_constant_also_where_the_kernel_is_longer_than_the_image(n:
 def test_matrices_first_made_in_inference_mode_serve_training_later() -> None:
     """The cached matrices are shared by prediction and training; an inference tensor cannot be saved for backward."""
     with torch.inference_mode():
-        UpscaledConv((3, 11), (2, 6), (6, 22), 3)
+        UpscaledConv((3, 11), (2, 6), (6, 22), 3, like=torch.zeros(1))
         map_matrices((6, 22), (24, 88), 4.0)
-    conv = UpscaledConv((3, 11), (2, 6), (6, 22), 3)
+    conv = UpscaledConv((3, 11), (2, 6), (6, 22), 3, like=torch.zeros(1))
     weight = torch.randn(2, 5, 3, 3, requires_grad=True)
     conv(torch.randn(1, 3, 11, 2), torch.randn(1, 2, 6, 3), weight).sum().backward()
     low = torch.randn(1, 6, 22, requires_grad=True)

@@ -1,113 +1,140 @@
 """The segmentation head after its first convolution: BN with batch statistics, LeakyReLU, projection to one value.
 
 Its hidden tensor, 1024 channels at full feature size for both copies, is what training spends its time on. Here it
-is upscaled once per clean position into a buffer that is kept between steps, and every elementwise pass runs over
-blocks of rows that fit a core's cache. Activations are recomputed in the backward pass; nothing else is stored.
+is upscaled once per clean position into a buffer that is kept between steps, a band of rows at a time: a band reads few
+rows of the small layers, and it fits a core's cache. Activations are recomputed in the backward pass.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
-from ssn_core.models.upscale import UpscaledConv, batch_slices
+from ssn_core.fast.moments import Kept, Moments, track
+from ssn_core.models.upscale import nonzero_columns, tap_matrix
 
 LEAK = 0.2
 _CACHE_ROWS = 512  # rows of 1024 floats: 2 MB
 
 
-class HiddenMap:
-    """Callable form of the head; holds the upscaling matrices and the buffer."""
+class _Part(NamedTuple):
+    """Some rows of some images, the same as ``block`` of the flattened positions (B*H*W,), and which rows of layer2 and
+    of layer3 they are upscaled from."""
 
-    def __init__(self, up: UpscaledConv) -> None:
-        self.up = up
-        self.buffer: Tensor | None = None
+    images: slice
+    rows: slice
+    block: slice
+    read: tuple[slice, slice]
+
+
+class HiddenMap:
+    """Callable form of the head; holds the upscaling matrices and the buffers."""
+
+    def __init__(self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], like: Tensor) -> None:
+        """On the device and in the precision of ``like``."""
+        along_y, along_x = (
+            [tap_matrix(size[axis], size_out[axis], taps=1) for size in (size2, size3)] for axis in range(2)
+        )
+        h, w = self.size = size_out
+        height = max(1, _CACHE_ROWS // w) if like.device.type == "cpu" else h
+        self.bands = [slice(i, min(i + height, h)) for i in range(0, h, height)]
+        self.read = [tuple(nonzero_columns(y[band]) for y in along_y) for band in self.bands]
+        self.along_y = [y.to(like) for y in along_y]  # (H, h2), (H, h3)
+        self.along_x = torch.cat(along_x, dim=1).to(like)  # (W, w2 + w3)
+        self.kept = Kept()
 
     def __call__(
-        self, hidden: tuple[Tensor, ...], noise: Tensor, masked: Masked, bn: nn.BatchNorm2d, bias: Tensor, v: Tensor
+        self,
+        hidden: tuple[Tensor, ...],
+        noise: Tensor,
+        noise_weight: Tensor,
+        masked: Masked,
+        bn: nn.BatchNorm2d,
+        bias: Tensor,
+        v: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Projections of the clean positions (B*H*W,) and of the masked ones (N,).
 
         ``hidden``: the first convolution without its ``bias`` (K,), either at the size of (layer2, layer3), each
-        (B, h, w, K), or upscaled already, one (B, H, W, K). ``noise`` (N, K): the convolution of the noise.
-        The bias cancels in the batch statistics, so it only enters the running mean.
+        (B, h, w, K), or upscaled already, one (B, H, W, K). Masked positions add ``noise_weight`` (K, C) times
+        ``noise`` (N, C). The bias cancels in the batch statistics, so it only enters the running mean.
         """
-        clean, noisy, mean, variance = _Function.apply(noise, bn.weight, bn.bias, v.flatten(), masked, self, *hidden)
-        count = 2 * len(clean)
-        with torch.no_grad():
-            bn.num_batches_tracked += 1
-            bn.running_mean.lerp_(mean + bias, bn.momentum)
-            bn.running_var.lerp_(variance * (count / (count - 1)), bn.momentum)
+        clean, noisy, mean, variance = _Function.apply(
+            noise, noise_weight, bn.weight, bn.bias, v.flatten(), masked, self, *hidden
+        )
+        track(bn, mean + bias, variance, 2 * len(clean))
         return clean, noisy
 
-    def fill(self, hidden: tuple[Tensor, ...]) -> Tensor:
-        """The upscaled hidden tensor as rows (B*H*W, K), in the kept buffer."""
-        if len(hidden) == 1:
-            return hidden[0].reshape(-1, hidden[0].shape[-1])
-        layer2, layer3 = hidden
-        k = layer2.shape[-1]
-        (h, w), b = self.up.size_out, len(layer2)
-        if self.buffer is None or self.buffer.numel() < b * h * w * k or self.buffer.device != layer2.device:
-            self.buffer = layer2.new_empty(b * h * w * k)
-        out = self.buffer[: b * h * w * k].view(b, h, w * k)
-        for images in batch_slices(layer2, h * w * k):
-            n = images.stop - images.start
-            for layer, y, x, beta in ((layer2, self.up.y2, self.up.x2, 0), (layer3, self.up.y3, self.up.x3, 1)):
-                part = layer[images]
-                wide = torch.bmm(x.expand(n * part.shape[1], -1, -1), part.reshape(-1, *part.shape[2:]))
-                wide = wide.view(n, part.shape[1], w * k)
-                torch.baddbmm(out[images], y.expand(n, -1, -1), wide, beta=beta, out=out[images])
-        return out.view(-1, k)
+    def parts(self, batch: int) -> list[_Part]:
+        """On a processor a band of one image each, elsewhere all at once."""
+        h, w = self.size
+        if len(self.bands) == 1:
+            return [_Part(slice(0, batch), self.bands[0], slice(0, batch * h * w), self.read[0])]
+        return [
+            _Part(slice(i, i + 1), band, slice((i * h + band.start) * w, (i * h + band.stop) * w), read)
+            for i in range(batch)
+            for band, read in zip(self.bands, self.read, strict=True)
+        ]
 
-    def unfill(self, grad: Tensor, size: torch.Size, layer: int) -> Tensor:
-        """Transpose of one layer's upscaling: (n, H, W, K) -> (n, h, w, K)."""
-        y, x = getattr(self.up, f"y{layer}"), getattr(self.up, f"x{layer}")
-        n, (_, h, w, k) = len(grad), size
-        tall = torch.bmm(y.T.expand(n, -1, -1), grad.view(n, y.shape[0], -1)).view(n * h, -1, k)
-        return torch.bmm(x.T.expand(n * h, -1, -1), tall).view(n, h, w, k)
+    def fill(self, out: Tensor, part: _Part, layers: Sequence[Tensor]) -> None:
+        """Upscale into ``out`` (positions of the part, K): along y, then both layers along x at once."""
+        wide, sides = self._wide(part, layers)  # (n, rows, w2 + w3, K)
+        for layer, y, read, side in zip(layers, self.along_y, part.read, sides, strict=True):
+            y = y[part.rows, read].expand(len(wide), -1, -1)
+            torch.bmm(y, layer[part.images, read].flatten(2), out=wide[:, :, side].flatten(2))
+        wide = wide.flatten(0, 1)
+        torch.bmm(self.along_x.expand(len(wide), -1, -1), wide, out=out.view(len(wide), self.size[1], -1))
+
+    def unfill(self, grad: Tensor, part: _Part, totals: Sequence[Tensor]) -> None:
+        """Transpose of :meth:`fill`: adds to ``totals``, (B, h, w, K) each."""
+        wide, sides = self._wide(part, totals)
+        lines = wide.flatten(0, 1)
+        torch.bmm(self.along_x.T.expand(len(lines), -1, -1), grad.view(len(lines), self.size[1], -1), out=lines)
+        for total, y, read, side in zip(totals, self.along_y, part.read, sides, strict=True):
+            y = y[part.rows, read].T.expand(len(wide), -1, -1)
+            total[part.images, read].flatten(2).baddbmm_(y, wide[:, :, side].flatten(2))
+
+    def _wide(self, part: _Part, layers: Sequence[Tensor]) -> tuple[Tensor, tuple[slice, slice]]:
+        w2, w = layers[0].shape[2], self.along_x.shape[1]
+        images, rows = (s.stop - s.start for s in part[:2])
+        return self.kept("wide", layers[0], images, rows, w, layers[0].shape[-1]), (slice(0, w2), slice(w2, w))
 
 
 def _blocks(rows: Tensor) -> list[slice]:
     step = _CACHE_ROWS if rows.device.type == "cpu" else max(len(rows), 1)
-    return [slice(i, i + step) for i in range(0, len(rows), step)]
-
-
-def _statistics(clean: Tensor, weight: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (K,) of clean rows, each counted ``weight`` times, and noisy rows.
-
-    One pass over moments about a provisional mean, which keeps the float32 sums free of cancellation.
-    """
-    provisional = clean[:_CACHE_ROWS].mean(0)
-    first, second = torch.zeros_like(provisional), torch.zeros_like(provisional)
-    for block in _blocks(clean):
-        centred = clean[block] - provisional
-        first += weight[block] @ centred
-        second += weight[block] @ centred.square_()
-    for block in _blocks(noisy):
-        centred = noisy[block] - provisional
-        first += centred.sum(0)
-        second += centred.square_().sum(0)
-    count = 2 * len(clean)
-    offset = first / count
-    return provisional + offset, (second / count - offset * offset).clamp_(min=0)
+    return [slice(i, min(i + step, len(rows))) for i in range(0, len(rows), step)]
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, noise: Tensor, gamma: Tensor, beta: Tensor, v: Tensor, masked: Masked, op: HiddenMap, *hidden: Tensor
+        ctx: Any,
+        noise: Tensor,
+        noise_weight: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        v: Tensor,
+        masked: Masked,
+        op: HiddenMap,
+        *hidden: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rows = op.fill(hidden)
-        noisy = noise + rows.index_select(0, masked.source)
-        # how often a clean position occurs in the two copies: 2, less one for each copy that masks it
-        weight = rows.new_full((len(rows),), 2.0)
-        for part in (masked.source[: masked.split], masked.source[masked.split :]):
-            weight.index_add_(0, part, weight.new_full((len(part),), -1.0))
-        mean, variance = _statistics(rows, weight, noisy)
+        (batch, *_, k), moments, counts = hidden[0].shape, Moments(), masked.clean_counts()
+        parts = op.parts(batch)
+        rows = hidden[0].reshape(-1, k) if len(hidden) == 1 else op.kept("rows", v, len(counts), k)
+        for part in parts:
+            if len(hidden) > 1:
+                op.fill(rows[part.block], part, hidden)
+            moments.add(rows[part.block], counts[part.block])
+        noisy = torch.index_select(rows, 0, masked.source, out=op.kept("noisy", v, len(noise), k))
+        noisy.addmm_(noise, noise_weight.T)
+        for block in _blocks(noisy):
+            moments.add(noisy[block], masked.counts[block])
+        mean, variance = moments.result(2 * len(rows))
         scale = gamma * (variance + 1e-5).rsqrt()
         shift = beta - mean * scale
         outputs = []
@@ -117,70 +144,72 @@ class _Function(torch.autograd.Function):
                 y = torch.addcmul(shift, x[block], scale)
                 torch.mv(F.leaky_relu_(y, LEAK), v, out=out[block])
             outputs.append(out)
-        ctx.save_for_backward(noisy, weight, mean, variance, gamma, beta, v)
-        ctx.rows, ctx.masked, ctx.op, ctx.sizes = rows, masked, op, [h.shape for h in hidden]
-        ctx.version = rows._version
+        ctx.save_for_backward(rows, noisy, noise, noise_weight, counts, mean, variance, gamma, beta, v)
+        ctx.masked, ctx.op, ctx.parts, ctx.sizes = masked, op, parts, [h.shape for h in hidden]
         ctx.mark_non_differentiable(mean, variance)
         return *outputs, mean, variance
 
     @staticmethod
     def backward(ctx: Any, grad_clean: Tensor, grad_noisy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        noisy, weight, mean, variance, gamma, beta, v = ctx.saved_tensors
-        rows = ctx.rows
-        if rows._version != ctx.version:
-            raise RuntimeError("a later forward modified this one's kept rows; call backward before the next forward")
+        rows, noisy, noise, noise_weight, counts, mean, variance, gamma, beta, v = ctx.saved_tensors
         inverse = (variance + 1e-5).rsqrt()
         scale = gamma * inverse
+        shift, unit, total = beta - mean * scale, scale.new_ones(1, 1), 2 * len(rows)
 
-        def centred_and_gated(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-            """x - mean, and the incoming gradient after LeakyReLU's slope (before the projection's weights)."""
-            centred = x - mean
-            slope = torch.addcmul(beta, centred, scale).sign_().mul_((1 - LEAK) / 2).add_((1 + LEAK) / 2)
-            return centred, slope.mul_(g[:, None])
+        def leaked(x: Tensor, g: Tensor) -> Tensor:
+            """A gradient g, (n, 1) or one for all, after LeakyReLU (before the projection's weights)."""
+            y = torch.addcmul(shift, x, scale)
+            return torch.ops.aten.leaky_relu_backward(g.expand_as(y), y, LEAK, False)
 
-        gated_sum, gated_dot = torch.zeros_like(v), torch.zeros_like(v)
+        gated_sum, gated_dot = torch.zeros_like(v), torch.zeros_like(v)  # the latter with x - mean
         for x, g in ((rows, grad_clean), (noisy, grad_noisy)):
             for block in _blocks(x):
-                centred, gated = centred_and_gated(x[block], g[block])
-                gated_sum += gated.sum(0)
-                gated_dot += gated.mul_(centred).sum(0)
+                slope = leaked(x[block], unit)
+                gated_sum += g[block] @ slope
+                gated_dot += g[block] @ slope.mul_(x[block])
+        gated_dot -= mean * gated_sum
         grad_v = scale * gated_dot + beta * gated_sum
         grad_beta, grad_gamma = v * gated_sum, v * gated_dot * inverse
-        count = 2 * len(rows)
-        direct, constant, slope = scale * v, scale * grad_beta / count, scale * inverse * grad_gamma / count
+        direct, slope = scale * v, scale * inverse * grad_gamma / total
+        offset = scale * grad_beta / total - mean * slope
 
-        def grad_rows(x: Tensor, g: Tensor, n: Tensor | None) -> Tensor:
-            """Gradient of rows that count ``n`` times in the statistics (None: once)."""
-            centred, gated = centred_and_gated(x, g)
-            through_statistics = torch.addcmul(constant, centred, slope)
-            if n is not None:
-                through_statistics *= n[:, None]
-            return gated.mul_(direct).sub_(through_statistics)
+        def grad_rows(x: Tensor, g: Tensor, n: Tensor, out: Tensor) -> None:
+            """Gradient of rows that count ``n`` times in the statistics."""
+            through_statistics = torch.addcmul(offset, x, slope)
+            torch.addcmul(leaked(x, g[:, None]).mul_(direct), n[:, None], through_statistics, value=-1, out=out)
 
-        grad_noise = torch.empty_like(noisy)
+        grad_rows_noisy = ctx.op.kept("grad noisy", v, *noisy.shape)
         for block in _blocks(noisy):
-            grad_noise[block] = grad_rows(noisy[block], grad_noisy[block], None)
-        grad_hidden = _grad_hidden(ctx, lambda b: grad_rows(rows[b], grad_clean[b], weight[b]), grad_noise)
-        return grad_noise, grad_gamma, grad_beta, grad_v, None, None, *grad_hidden
+            grad_rows(noisy[block], grad_noisy[block], ctx.masked.counts[block], grad_rows_noisy[block])
+        grad_hidden = _grad_hidden(
+            ctx, lambda b, out: grad_rows(rows[b], grad_clean[b], counts[b], out), grad_rows_noisy
+        )
+        grad_noise = grad_rows_noisy @ noise_weight if ctx.needs_input_grad[0] else None
+        return grad_noise, grad_rows_noisy.T @ noise, grad_gamma, grad_beta, grad_v, None, None, *grad_hidden
 
 
-def _grad_hidden(ctx: Any, grad_rows: Any, grad_noise: Tensor) -> list[Tensor]:
-    """Gradient of the first convolution's output: image by image, so that the full-size gradient never exists."""
-    op, masked, sizes = ctx.op, ctx.masked, ctx.sizes
-    batch, k = sizes[0][0], sizes[0][-1]
-    per_image = len(ctx.rows) // batch
-    parts: list[list[Tensor]] = []
-    halves = [(masked.source[: masked.split], grad_noise[: masked.split])]
-    halves.append((masked.source[masked.split :], grad_noise[masked.split :]))
-    bounds = [torch.searchsorted(s, torch.arange(batch + 1, device=s.device) * per_image).tolist() for s, _ in halves]
-    for images in batch_slices(ctx.rows.view(batch, -1), per_image * k):
-        first, last = images.start * per_image, images.stop * per_image
-        grad = ctx.rows.new_empty(last - first, k)
+def _grad_hidden(ctx: Any, grad_rows: Any, grad_noisy: Tensor) -> list[Tensor]:
+    """Gradient of the first convolution's output: part by part, so that the full-size gradient never exists."""
+    op, sizes, k = ctx.op, ctx.sizes, ctx.sizes[0][-1]
+    spans = _spans(ctx.parts, ctx.masked)
+    totals = [grad_noisy.new_zeros(size) for size in sizes]
+    for part, masked in zip(ctx.parts, spans, strict=True):
+        first, count = part.block.start, part.block.stop - part.block.start
+        grad = totals[0].view(-1, k)[part.block] if len(sizes) == 1 else op.kept("grad", grad_noisy, count, k)
         for block in _blocks(grad):
-            grad[block] = grad_rows(slice(first + block.start, min(first + block.stop, last)))
-        for (source, noise), bound in zip(halves, bounds, strict=True):
-            part = slice(bound[images.start], bound[images.stop])
-            grad.index_add_(0, source[part] - first, noise[part])
-        grad = grad.view(images.stop - images.start, *op.up.size_out, k)
-        parts.append([grad] if len(sizes) == 1 else [op.unfill(grad, sizes[i], 2 + i) for i in range(2)])
-    return [torch.cat(p) for p in zip(*parts, strict=True)]
+            grad_rows(slice(first + block.start, first + block.stop), grad[block])
+        for span in masked:
+            grad.index_add_(0, ctx.masked.source[span] - first, grad_noisy[span])
+        if len(sizes) > 1:
+            op.unfill(grad, part, totals)
+    return totals
+
+
+def _spans(parts: Sequence[_Part], masked: Masked) -> list[tuple[slice, ...]]:
+    """Which masked rows lie in each part, in either copy."""
+    if len(parts) == 1:
+        return [(slice(None),)]
+    copy = masked.masks.numel() // 2
+    edges = torch.tensor([part.block.start for part in parts] + [copy])
+    first, second = (torch.searchsorted(masked.where, edges + i * copy).tolist() for i in range(2))
+    return [tuple(slice(c[i], c[i + 1]) for c in (first, second)) for i in range(len(parts))]

@@ -79,12 +79,12 @@ class ClassificationHead(nn.Module):
 
     def forward(self, features: Tensor, anomaly_map: Tensor) -> Tensor:
         """(B, C, h, w) and (B, 1, h, w) -> image logits (B,)."""
-        return self.pool(self.conv(torch.cat([features, anomaly_map], dim=1)), anomaly_map)
+        x = F.relu(self.bn(self.conv(torch.cat([features, anomaly_map], dim=1))))
+        return self.rate(x.amax((2, 3)), x.mean((2, 3)), anomaly_map)
 
-    def pool(self, response: Tensor, anomaly_map: Tensor) -> Tensor:
-        """The head after its convolution: response (B, 128, h, w) and map (B, 1, h, w) -> (B,)."""
-        x = F.relu(self.bn(response))
-        pooled = [x.amax((2, 3)), x.mean((2, 3)), anomaly_map.amax((2, 3)), anomaly_map.mean((2, 3))]
+    def rate(self, top: Tensor, average: Tensor, anomaly_map: Tensor) -> Tensor:
+        """Maximum and mean of the 128 channels (B, 128) and the map (B, 1, h, w) -> image logits (B,)."""
+        pooled = [top, average, anomaly_map.amax((2, 3)), anomaly_map.mean((2, 3))]
         return self.score(torch.cat(pooled, dim=1)).squeeze(1)
 
 
@@ -100,11 +100,7 @@ class CamHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) -> map (B, 1, h, w) and image logits (B,)."""
-        return self.pool(self.conv(features))
-
-    def pool(self, response: Tensor) -> tuple[Tensor, Tensor]:
-        """The head after its convolution, response (B, 128, h, w)."""
-        x = F.relu(self.bn(response))
+        x = F.relu(self.bn(self.conv(features)))
         cam = torch.einsum("bchw,c->bhw", x, self.score.weight[0])[:, None]
         return cam, self.score(x.mean((2, 3))).squeeze(1)
 

@@ -13,17 +13,18 @@ LATENT_CHANNELS = 32
 
 
 def perlin_noise(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """``count`` fields of Perlin noise (count, h, w), each with its own lattice of 2^0..2^5 cells per axis.
+    """``count`` fields of Perlin noise (count, h, w) on the generator's device, each with its own lattice of 2^0..2^5
+    cells per axis.
 
     A field is made at the next power of two of each side, where cells are whole numbers of positions, and resized to
     ``size`` (bilinear), as published with SuperSimpleNet (ICPR 2024, section 3.2). One gradient lattice serves
     every scale, so there is no loop over images. Amplitude: sqrt(2) times the classical noise, about [-1, 1].
     """
-    spans = [1 << (side - 1).bit_length() for side in size]
-    cells = 2 ** torch.randint(0, MAX_OCTAVE + 1, (2, count, 1), generator=generator)
+    spans, here = [1 << (side - 1).bit_length() for side in size], generator.device
+    cells = 2 ** torch.randint(0, MAX_OCTAVE + 1, (2, count, 1), generator=generator, device=here)
     lattice = 2**MAX_OCTAVE + 1
-    angle = 2 * math.pi * torch.rand(count, lattice * lattice, generator=generator)
-    y, x = (torch.arange(span) * cells[i] / span for i, span in enumerate(spans))  # (count, h), (count, w)
+    angle = 2 * math.pi * torch.rand(count, lattice * lattice, generator=generator, device=here)
+    y, x = (torch.arange(span, device=here) * cells[i] / span for i, span in enumerate(spans))  # (count, h), (count, w)
     y0, x0 = y.floor().long(), x.floor().long()
     fy, fx = (y - y0)[:, :, None], (x - x0)[:, None, :]
 
@@ -46,8 +47,14 @@ def perlin_masks(count: int, size: tuple[int, int], threshold: float, generator:
     """Binarised Perlin noise, bool (count, h, w): where synthetic noise goes. Each mask is emptied with probability
     one half, so that the classification head sees normal images too (ICPR 2024, section 3.2)."""
     masks = perlin_noise(count, size, generator) > threshold
-    kept = torch.rand(count, generator=generator) > 0.5
+    kept = torch.rand(count, generator=generator, device=generator.device) > 0.5
     return masks & kept[:, None, None]
+
+
+def masked_area(size: tuple[int, int], threshold: float, generator: torch.Generator) -> tuple[float, float]:
+    """Mean and standard deviation of the positions that one Perlin mask covers, from a thousand of them."""
+    areas = perlin_masks(1024, size, threshold, generator).flatten(1).sum(1).float()
+    return float(areas.mean()), float(areas.std())
 
 
 class NoiseGenerator(nn.Module):

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> Tensor:
@@ -70,58 +70,15 @@ def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # they outlive a prediction that asked for them first
-def _tap_matrices(size_in: tuple[int, int], size_out: tuple[int, int], taps: int) -> tuple[Tensor, Tensor]:
-    """(H_out, taps * H_in) along y and (W_out, W_in * taps) along x, float32, for one layer."""
-    along_y, along_x = (shifted_stack(upscale_matrix(i, o), taps) for i, o in zip(size_in, size_out, strict=True))
-    y = along_y.permute(1, 2, 0).reshape(size_out[0], -1)  # (H_out, H_in * taps): input row slow, tap fast
-    x = along_x.permute(1, 2, 0).reshape(size_out[1], -1)  # (W_out, W_in * taps)
-    return y.float().contiguous(), x.float().contiguous()
+def tap_matrix(n_in: int, n_out: int, taps: int) -> Tensor:
+    """The shifted copies of ``U`` side by side, (n_out, n_in * taps), input slow and tap fast, float64."""
+    return shifted_stack(upscale_matrix(n_in, n_out), taps).permute(1, 2, 0).flatten(1)
 
 
-class UpscaledConv(nn.Module):
-    """k x k convolution (zero padding) of the upscaled, concatenated layers, without forming them.
-
-    Exact up to rounding: ``conv2d(upscale(layer2, layer3), weight, padding=k // 2)``. Holds only the
-    interpolation matrices of one pair of sizes, so the weight stays an argument and stays trainable.
-    """
-
-    def __init__(self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int) -> None:
-        super().__init__()
-        self.taps, self.size_out = taps, size_out
-        for layer, size in ((2, size2), (3, size3)):
-            y, x = _tap_matrices(size, size_out, taps)
-            self.register_buffer(f"y{layer}", y, persistent=False)
-            self.register_buffer(f"x{layer}", x, persistent=False)
-
-    def forward(self, layer2: Tensor, layer3: Tensor, weight: Tensor) -> Tensor:
-        """(B, h2, w2, C2), (B, h3, w3, C3) and weight (O, C2 + C3, k, k) -> (B, H, W, O)."""
-        c2, k = layer2.shape[-1], self.taps
-        # One (C, k * O) matrix per row of taps, so that every product lands where the next one reads it.
-        taps2, taps3 = (w.permute(2, 1, 3, 0).flatten(2).contiguous() for w in (weight[:, :c2], weight[:, c2:]))
-        parts = []
-        for images in batch_slices(layer2, layer2[0].numel() // c2 * len(weight) * 2 * k):
-            part = self._layer(layer2[images], taps2, self.y2, self.x2)
-            parts.append(part + self._layer(layer3[images], taps3, self.y3, self.x3))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _layer(self, features: Tensor, taps: Tensor, along_y: Tensor, along_x: Tensor) -> Tensor:
-        b, h, w, c = features.shape
-        k, o = self.taps, taps.shape[-1] // self.taps
-        rows = features.reshape(b * h * w, c)
-        along_x = along_x.expand(b * h, -1, -1)
-        stages = [torch.bmm(along_x, (rows @ taps[dy]).view(b * h, w * k, o)) for dy in range(k)]
-        stacked = stages[0] if k == 1 else torch.stack([s.view(b, h, -1) for s in stages], dim=2)  # (B, h, k, W O)
-        return torch.bmm(along_y.expand(b, -1, -1), stacked.view(b, h * k, -1)).view(b, *self.size_out, o)
-
-
-def batch_slices(batch: Tensor, values_per_image: int) -> list[slice]:
-    """Slices of a batch whose temporary tensors of ``values_per_image`` floats stay small on a CPU.
-
-    Beyond about 32 MB the C library's allocator returns memory to the system after each use, and faulting the
-    pages in again costs more than the arithmetic. Other devices take the batch whole.
-    """
-    step = max(1, 2**22 // max(values_per_image, 1)) if batch.device.type == "cpu" else max(len(batch), 1)
-    return [slice(i, min(i + step, len(batch))) for i in range(0, len(batch), step)]
+def nonzero_columns(matrix: Tensor) -> slice:
+    """The columns from the first to the last that hold anything."""
+    columns = matrix.any(0).nonzero()
+    return slice(int(columns.min()), int(columns.max()) + 1)
 
 
 def upscale(layer2: Tensor, layer3: Tensor, factor: int = 2) -> Tensor:

@@ -14,10 +14,9 @@ from ssn_core import metrics
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_mask
 from ssn_core.fast.inference import FoldedDetector
-from ssn_core.runs.features import Features
+from ssn_core.runs.features import Features, batch_size, single_precision
 
 NORMAL_QUANTILE = 0.99
-_BATCH = 8
 _EXAMPLES_PER_KIND = 1
 _CURVE_POINTS = 1000
 
@@ -43,14 +42,15 @@ class Outputs:
         return self.maps if self.pixel_values == "logits" else expit(self.maps)
 
 
+@single_precision
 @torch.inference_mode()
 def predict_features(
     model: FoldedDetector, features: Features, device: torch.device, pixel_values: str = "logits"
 ) -> Outputs:
     """Outputs from cached trunk features, at the model's image size."""
-    scores, maps = [], []
-    for start in range(0, len(features), _BATCH):
-        layers = features.batch(slice(start, start + _BATCH), device)
+    scores, maps, step = [], [], batch_size(device)
+    for start in range(0, len(features), step):
+        layers = features.batch(slice(start, start + step), device)
         anomaly_map, score = model.heads(*layers, model.image_size)
         scores.append(score.cpu())
         maps.append(anomaly_map.cpu())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,12 @@ from ssn_core.errors import InputError
 
 #: as is, flipped vertically, flipped horizontally, rotated by 180 degrees: dimensions of (..., H, W) to flip
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
-_BATCH = 8
+_BLOCK = 8  # images whose float64 copy suits a processor's memory
+#: part of a GPU's free memory that one cache may take there; the rest is for its sisters and for training
+DEVICE_SHARE = 0.4
 CACHE_VARIABLE = "SSN_CACHE_GB"
+#: a GPU's convolutions would otherwise round their operands to ten bits; decorates what has to be float32
+single_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 @dataclass(frozen=True)
@@ -39,20 +43,66 @@ class Features:
 
     def batch(self, index: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """The chosen images' features as float32 on the device."""
-        return tuple(layer[index].to(device, torch.float32, non_blocking=True) for layer in (self.layer2, self.layer3))
+        return tuple(layer[index].to(device, torch.float32) for layer in (self.layer2, self.layer3))
+
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """Batch by batch of ``order`` (n,): indices and features, both on the device; it never waits for the host where
+        the cache lies on the device, nor while a step lasts longer than the next batch needs to get there."""
+        indices, here = order.to(device).split(size), self.layer2.device
+        chosen = order.to(here).split(size)
+        if here.type == device.type:
+            layers: Iterator = (self.batch(index, device) for index in chosen)
+        else:
+            layers = self._ahead(chosen, device)
+        yield from zip(indices, layers, strict=True)
+
+    def _ahead(self, chosen: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each batch starts for the GPU one step early, from pinned memory, on a stream of its own."""
+        stream = torch.cuda.Stream(device)
+
+        def send(index: Tensor) -> tuple[tuple[Tensor, ...], torch.cuda.Event]:
+            with torch.cuda.stream(stream):
+                pinned = (layer[index].pin_memory() for layer in (self.layer2, self.layer3))
+                layers = tuple(layer.to(device, non_blocking=True).float() for layer in pinned)
+                return layers, stream.record_event()
+
+        following = send(chosen[0])
+        for index in [*chosen[1:], None]:
+            (layers, sent), following = following, None if index is None else send(index)
+            current = torch.cuda.current_stream(device)
+            current.wait_event(sent)
+            for layer in layers:
+                layer.record_stream(current)  # its memory is not to be reused before the step is over
+            yield layers
+
+    def near(self, device: torch.device) -> Features:
+        """On a GPU while they take at most :data:`DEVICE_SHARE` of its free memory, else where they are."""
+        if device.type == "cpu":
+            return self
+        size = sum(layer.numel() * layer.element_size() for layer in (self.layer2, self.layer3))
+        free, _ = torch.cuda.mem_get_info(device)
+        if size > DEVICE_SHARE * free:
+            return self
+        with torch.inference_mode(False):  # training needs ordinary tensors
+            return Features(self.layer2.to(device), self.layer3.to(device))
 
     def standard_deviation(self) -> float:
         """Standard deviation of all values of both layers, each weighted by its channels: what noise is relative to."""
         moments = []
         for layer in (self.layer2, self.layer3):
             total = square = 0.0
-            for images in layer.split(_BATCH):  # float64 sums over blocks: a mapped cache is never read whole
+            for images in layer.split(_BLOCK):  # float64 sums over blocks: a mapped cache is never read whole
                 values = images.double()
                 total, square = total + float(values.sum()), square + float(values.square().sum())
             moments.append((total / layer.numel(), square / layer.numel(), layer.shape[-1]))
         channels = sum(c for *_, c in moments)
         mean, square = (sum(m[i] * m[2] for m in moments) / channels for i in (0, 1))
         return float(np.sqrt(max(square - mean * mean, 0.0)))
+
+
+def batch_size(device: torch.device) -> int:
+    """Images that trunk and folded heads take at a time: few suit a processor's caches, many fill a GPU."""
+    return 8 if device.type == "cpu" else 64
 
 
 def cache_limit() -> int:
@@ -67,6 +117,7 @@ def cache_limit() -> int:
     return int(limit * 1e9)
 
 
+@single_precision
 @torch.inference_mode()
 def extract(
     trunk: nn.Module,
@@ -78,18 +129,19 @@ def extract(
     """Features of every (sample, flip) entry, ``flip`` being an index into :data:`FLIPS`.
 
     float32 in memory below the bound, float16 in memory below twice the bound, a memory-mapped float16 file in the
-    temporary folder beyond; the choice is logged.
+    temporary folder beyond; the choice is logged. On a GPU they move there where they fit, see :meth:`Features.near`.
     """
     store: list[Tensor] = []
-    for start in range(0, len(entries), _BATCH):
-        part = entries[start : start + _BATCH]
+    step = batch_size(device)
+    for start in range(0, len(entries), step):
+        part = entries[start : start + step]
         images = [to_tensor(read_image(sample.image), image_size).flip(FLIPS[flip]) for sample, flip in part]
         layers = trunk(torch.stack(images).to(device, memory_format=torch.channels_last))
         if not store:
             store = _allocate(len(entries), [layer.shape[1:] for layer in layers], log)
         for cache, layer in zip(store, layers, strict=True):
             cache[start : start + len(part)] = layer.permute(0, 2, 3, 1).to("cpu", cache.dtype)
-    return Features(*(layer.clone() if layer.is_inference() else layer for layer in store))
+    return Features(*(layer.clone() if layer.is_inference() else layer for layer in store)).near(device)
 
 
 def _allocate(count: int, shapes: list[torch.Size], log: Callable[[str], None]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from ssn_core.fast.inference import FoldedDetector
 from ssn_core.models.noise import perlin_noise
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.evaluation import Outputs, Truth, measure, predict_features
-from ssn_core.runs.features import Features
+from ssn_core.runs.features import Features, batch_size, single_precision
 
 _THRESHOLD = 0.55  # of Perlin noise: a few small regions an image
 _SEED = 20_240_917  # the same defects for every seed and every noise, so that runs compare
@@ -33,6 +33,7 @@ class Validation:
     truth: Truth
 
     @classmethod
+    @single_precision
     @torch.inference_mode()
     def of(cls, held_out: list[Sample], config: RunConfig, trunk: nn.Module, device: torch.device) -> Validation | None:
         """None when no image is held out."""
@@ -44,10 +45,12 @@ class Validation:
         masks[:, 0, 0] |= ~masks.flatten(1).any(1)  # an altered copy is altered somewhere
         donors = images.roll(1, 0).flip((-2, -1))
         altered = torch.where(masks[:, None], donors, images)
-        layers = [trunk(part.to(device)) for part in torch.cat([images, altered]).split(8)]
+        layers = [trunk(part.to(device)) for part in torch.cat([images, altered]).split(batch_size(device))]
         layer2, layer3 = (torch.cat([f.permute(0, 2, 3, 1).cpu() for f in part]) for part in zip(*layers, strict=True))
         labels = np.repeat([0, 1], len(images))
-        return cls(Features(layer2, layer3), Truth(labels, torch.cat([torch.zeros_like(masks), masks]).numpy()))
+        return cls(
+            Features(layer2, layer3).near(device), Truth(labels, torch.cat([torch.zeros_like(masks), masks]).numpy())
+        )
 
     def measure(self, model: FoldedDetector, device: torch.device) -> dict[str, Any]:
         """The seven metrics on the held-out images."""

@@ -14,11 +14,12 @@ from ssn_core.fast.masked import Masked
 from ssn_core.fast.training_forward import FastForward
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
 from ssn_core.models.losses import focal, map_loss, truncated_l1
-from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks
+from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, masked_area, perlin_masks
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.features import Features
+from ssn_core.runs.features import Features, single_precision
 from ssn_core.runs.training_set import RealDefects, TrainingSet
 
+BOUND_DEVIATIONS = 6.0  # how far beyond the mean a batch's masked area is provided for, see Trainer._bound
 HEAD_DECAY, ADAPTOR_DECAY = 1e-5, 1e-2  # the adaptor's is AdamW's default, as in the published training
 DECAY_AT, DECAY = (0.8, 0.9), 0.4
 CLIP_NORM = 1.0
@@ -38,7 +39,11 @@ class NonFiniteLoss(RuntimeError):
 class Trainer:
     """One run's training. :meth:`epoch` trains one epoch and returns its history row; the state is in
     :meth:`state_dict`, and an epoch's randomness comes from (seed, epoch) alone, so a resumed run repeats the
-    uninterrupted one exactly."""
+    uninterrupted one exactly.
+
+    A step lives on the device: features, labels, masks, noise and the random state lie there, no shape depends on a
+    value there, and nothing in it waits for the device.
+    """
 
     def __init__(
         self,
@@ -50,7 +55,8 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self.config, self.model, self.features, self.device = config, model.train(), features, device
-        self.training, self.defects, self.labels = training, defects, training.labels
+        self.training, self.labels = training, training.labels.to(device)
+        self.defects = None if defects is None else defects.to(device)
         self.forward = FastForward(model, *features.sizes)
         self.seen, self.step, self.epochs_done = torch.zeros(training.normal), 0, 0
         self.batch = 0  # of the epoch under way
@@ -63,30 +69,40 @@ class Trainer:
             {"params": list(model.adaptor.parameters()), "lr": config.adaptor_lr, "weight_decay": ADAPTOR_DECAY},
             {"params": heads, "lr": config.head_lr, "weight_decay": HEAD_DECAY},
         ]
-        self.optimizers = {"model": torch.optim.AdamW(groups)}
+        fused = device.type == "cuda"  # one kernel a step, which keeps its counters on the device
+        self.optimizers = {"model": torch.optim.AdamW(groups, fused=fused)}
         self.generator: NoiseGenerator | None = None
         if config.noise != "gaussian":
             bound = None if config.beta is None else config.beta * self.unit
             self.generator = NoiseGenerator(model.channels, bound).to(device)
-            self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=1e-4)
+            self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=1e-4, fused=fused)
+        self.area: tuple[float, float] | None = None
+        if device.type != "cpu" and not isinstance(model, SimpleNet):
+            self.area = masked_area(self.forward.size, config.perlin_threshold, self._random_state(0))
 
     def epoch(self) -> dict[str, Any]:
         """Train one epoch; raises :class:`NonFiniteLoss` and then leaves nothing worth saving."""
-        rng = torch.Generator().manual_seed(1_000_003 * self.config.seed + self.epochs_done)
+        seed = 1_000_003 * self.config.seed + self.epochs_done
+        rng = torch.Generator().manual_seed(seed)
         self._set_learning_rates()
         sums: dict[str, list[Tensor]] = {}
         order = self.training.epoch_order(self.seen, rng)
+        if self.device.type != "cpu":  # there masks and noise are drawn where they are used; here one stream does both
+            rng = self._random_state(seed)
         self.batch = 0
-        for index in order.split(self.config.batch_size):
-            for name, value in self._batch(index, rng).items():
+        for index, layers in self.features.batches(order, self.config.batch_size, self.device):
+            for name, value in self._batch(index, layers, rng).items():
                 sums.setdefault(name, []).append(value)
         means = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
         self.epochs_done += 1
         if not all(math.isfinite(v) for v in means.values()):
             raise NonFiniteLoss(f"{means} in epoch {self.epochs_done}")
-        if not all(bool(value.isfinite().all()) for value in self._learned_values()):  # spoiled by its last step
+        if not torch.stack([value.isfinite().all() for value in self._learned_values()]).all():  # by its last step
             raise NonFiniteLoss(f"weights or batch statistics not finite after epoch {self.epochs_done}, {means}")
         return {"epoch": self.epochs_done, "step": self.step, **means}
+
+    def _random_state(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed)
 
     def _learned_values(self) -> list[Tensor]:
         """Everything that training changed."""
@@ -100,11 +116,12 @@ class Trainer:
         for group, rate in zip(self.optimizers["model"].param_groups, base, strict=True):
             group["lr"] = rate * DECAY**passed
 
-    def _batch(self, index: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        layers = self.features.batch(index, self.device)
+    @single_precision
+    def _batch(self, index: Tensor, layers: tuple[Tensor, ...], rng: torch.Generator) -> dict[str, Tensor]:
+        """One step on the images ``index`` (B,) with the features ``layers``; -> losses and the noise's RMS."""
         synthetic = self._synthetic_masks(index, rng)
-        masked = Masked.of(synthetic, self.device)
-        targets = self._targets(index, synthetic)
+        masked = Masked.of(synthetic, self._bound(len(synthetic)))
+        targets = self._targets(index, masked.masks)
         self.step, self.batch = self.step + 1, self.batch + 1
         if self.generator is None:
             noise, adapted = self._gaussian(layers, masked, rng)
@@ -114,40 +131,51 @@ class Trainer:
             losses, noise = self._adversarial(layers, masked, targets, rng)
         else:
             losses, noise = self._as_published(layers, masked, targets, rng)
-        rms = noise.detach().square().mean().sqrt() if len(noise) else torch.zeros((), device=self.device)
+        rms = masked.mean(noise.detach().square().mean(1)).sqrt()
         return {**{k: v.detach() for k, v in losses.items()}, "noise_rms": rms}
 
+    def _bound(self, copies: int) -> int | None:
+        """How many masked positions a step provides for; None: as many as there are, which a CPU knows at once.
+
+        Half of SimpleNet's doubled batch is masked. Perlin masks cover what chance gives: six standard deviations
+        beyond the mean are left out about once in 10^9 batches, and then the batch's last masks lose what is beyond.
+        """
+        if self.device.type == "cpu":
+            return None
+        everything = copies * self.forward.size[0] * self.forward.size[1]
+        if self.area is None:
+            return everything // 2
+        mean, deviation = self.area
+        return min(everything, math.ceil(copies * mean + BOUND_DEVIATIONS * copies**0.5 * deviation))
+
     def _synthetic_masks(self, index: Tensor, rng: torch.Generator) -> Tensor:
-        """(2B, h, w) bool on the CPU, where their count is known without waiting for the device."""
+        """(2B, h, w) bool."""
         size, count = self.forward.size, len(index)
         if isinstance(self.model, SimpleNet):  # normal copy, noisy copy
-            return torch.arange(2 * count).ge(count)[:, None, None].expand(-1, *size).contiguous()
+            noisy = torch.arange(2 * count, device=self.device).ge(count)
+            return noisy[:, None, None].expand(-1, *size).contiguous()
         masks = perlin_masks(2 * count, size, self.config.perlin_threshold, rng)
         if self.defects is not None and self.config.noise_region == "outside_defects":
             masks &= ~self.defects.masks[index].repeat(2, 1, 1)
         return masks
 
     def _targets(self, index: Tensor, synthetic: Tensor) -> dict[str, Tensor | None]:
-        """Map targets (2B, h, w), weights or None, image targets (2B,), and which images have a known map."""
-        real, defective = None, self.labels[index].repeat(2)
+        """Map targets (2B, h, w) and their weights or None, image targets (2B,), and which images have a known map,
+        (2B, 1, 1) or None where all have."""
+        defective = self.labels[index].repeat(2)
+        maps, weights, known = synthetic, None, None
         if self.config.supervision == "full":
             assert self.defects is not None
-            real = self.defects.masks[index].repeat(2, 1, 1)
-        weights = None if real is None else self.defects.weights[index].repeat(2, 1, 1).to(self.device)
-        known = torch.arange(len(synthetic)) if real is not None else (~defective).nonzero().squeeze(1)
-        maps = synthetic if real is None else synthetic | real
-        image = synthetic.flatten(1).any(1) | defective
-        return {
-            "map": maps.to(self.device),
-            "weights": weights,
-            "image": image.to(self.device),
-            "known": known.to(self.device),
-        }
+            maps = synthetic | self.defects.masks[index].repeat(2, 1, 1)
+            weights = self.defects.weights[index].repeat(2, 1, 1)
+        elif self.config.supervision == "weak":
+            known = ~defective[:, None, None]
+        return {"map": maps, "weights": weights, "image": synthetic.flatten(1).any(1) | defective, "known": known}
 
     def _gaussian(
         self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        noise = torch.randn(len(masked.where), self.model.channels, generator=rng).to(self.device, non_blocking=True)
+        noise = torch.randn(len(masked.where), self.model.channels, generator=rng, device=rng.device)
         if self.config.noise_unit != "adapted_std":
             return noise * self.sigma, None
         adapted = self.forward.adapted(*layers)
@@ -166,9 +194,8 @@ class Trainer:
         zero = torch.zeros((), device=self.device)
         on_map = on_image = zero
         if not isinstance(self.model, GapCamNet):
-            known, weights = targets["known"], targets["weights"]
             measure = truncated_l1 if isinstance(self.model, SimpleNet) else map_loss
-            on_map = measure(maps[known], targets["map"][known], None if weights is None else weights[known])
+            on_map = measure(maps, targets["map"], targets["weights"], targets["known"])
         if not isinstance(self.model, SimpleNet):
             on_image = focal(scores, targets["image"])
         return {"loss": on_map + on_image, "loss_map": on_map, "loss_image": on_image}
@@ -187,7 +214,9 @@ class Trainer:
 
     def _latent(self, count: int, rng: torch.Generator) -> Tensor | None:
         """z (count, 32) ~ N(0, 1) for v2; v1 knows none."""
-        return torch.randn(count, LATENT_CHANNELS, generator=rng).to(self.device) if self.generator.latent else None
+        if not self.generator.latent:
+            return None
+        return torch.randn(count, LATENT_CHANNELS, generator=rng, device=rng.device)
 
     def _noise_from_generator(self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator) -> Tensor:
         """Learned noise (N, C) at the masked positions; the generator reads the adapted features as data."""
@@ -206,7 +235,7 @@ class Trainer:
             return losses, noise
         with _frozen_statistics(self.model):
             losses = self._losses(layers, masked, noise, targets)
-        losses["loss_generator"] = self._generator_loss(losses["loss"], noise)
+        losses["loss_generator"] = self._generator_loss(losses["loss"], noise, masked)
         optimizer = self.optimizers["generator"]
         optimizer.zero_grad(set_to_none=True)
         losses["loss_generator"].backward(inputs=list(self.generator.parameters()))
@@ -236,11 +265,13 @@ class Trainer:
             self._step_model(losses["loss"])
         return losses, noise
 
-    def _generator_loss(self, loss: Tensor, noise: Tensor) -> Tensor:
-        """v1: ``-L``. v2: ``-L + 10 mean(eps^2)``, the mean over the given noise, in the noise's unit."""
-        if self.config.noise == "learned_v1" or not len(noise):
+    def _generator_loss(self, loss: Tensor, noise: Tensor, masked: Masked | None = None) -> Tensor:
+        """v1: ``-L``. v2: ``-L + 10 mean(eps^2)``, the mean over the masked positions' noise, or over all of it where
+        none are given, in the noise's unit."""
+        if self.config.noise == "learned_v1":
             return -loss
-        return MAGNITUDE_WEIGHT * (noise / self.unit).square().mean() - loss
+        squares = (noise / self.unit).square().mean(1)
+        return MAGNITUDE_WEIGHT * (squares.mean() if masked is None else masked.mean(squares)) - loss
 
     def _published_step(self, loss: Tensor, generator_loss: Tensor) -> None:
         """What two backward passes leave when hardly anything is cleared between them, and then both optimisers step.

@@ -91,6 +91,10 @@ class RealDefects:
     masks: Tensor
     weights: Tensor
 
+    def to(self, device: torch.device) -> RealDefects:
+        """The same on a device."""
+        return RealDefects(self.masks.to(device), self.weights.to(device))
+
 
 def real_defects(training: TrainingSet, image_size: tuple[int, int], size: tuple[int, int]) -> RealDefects:
     """Read, dilate and shrink the training masks, in the published order: dilated and weighted at the file's own size,
