@@ -174,7 +174,7 @@ def test_truncated_weights_are_refused(no_weights: Path, random_state: dict[str,
 
 
 def test_unknown_backbone() -> None:
-    with pytest.raises(InputError, match="backbone='vgg16' must be 'wide_resnet50_2'; choose one of wide_resnet50_2"):
+    with pytest.raises(InputError, match="backbone='vgg16' is unknown; choose one of wide_resnet50_2"):
         make_trunk("vgg16", pretrained=False)
 
 
