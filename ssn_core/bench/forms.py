@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.fast.inference import fold
-from ssn_core.fast.training_forward import FastForward, Masked
+from ssn_core.fast.masked import Masked
+from ssn_core.fast.training_forward import FastForward
 from ssn_core.metrics import METRICS, aupro, evaluate
 from ssn_core.models.detectors import Detector, build_model
 from ssn_core.models.losses import focal, map_loss
@@ -118,7 +119,7 @@ class Training:
         copies, size, channels = 2 * len(images), self.forward.size, self.model.channels
         masks = perlin_masks(copies, size, 0.2, self.rng)
         if self.fast:
-            masked = Masked.of(masks, self.device)
+            masked = Masked.of(masks.to(self.device))
             noise = 0.015 * torch.randn(len(masked.where), channels, generator=self.rng).to(self.device)
             maps, scores = self.forward(*cached, masked, noise)
         else:
