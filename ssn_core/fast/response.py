@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
@@ -34,14 +35,19 @@ class PooledResponse:
         """Maximum and mean over the positions of each image of both copies, (2B, O) both.
 
         ``clean`` (B, H, W, O): the convolution of the clean features without its bias, which only enters the running
-        mean. ``noise`` (N, C) at the masked positions. ``windows`` (2B, k*k, H*W): what the convolution's last channel
-        reads of the map at each position.
+        mean. ``noise`` (N, C) at the masked positions. ``windows`` (2B, H*W, k*k): what the convolution's last channel
+        reads of the map, see :func:`map_windows`.
         """
         top, average, mean, variance = _Function.apply(
             clean, noise, conv.weight, bn.weight, bn.bias, windows, masked, self.kept
         )
         track(bn, mean + conv.bias.detach(), variance, masked.masks.numel())
         return top, average
+
+
+def map_windows(low_map: Tensor, k: int) -> Tensor:
+    """What a k x k convolution (zero padding) of a map (n, H, W) reads at each position: (n, H*W, k*k)."""
+    return F.pad(low_map, 4 * (k // 2,)).unfold(1, k, 1).unfold(2, k, 1).flatten(3).flatten(1, 2)
 
 
 class _Function(torch.autograd.Function):
@@ -64,11 +70,12 @@ class _Function(torch.autograd.Function):
         response.view(2, *clean.shape).copy_(clean)
         rows, taps = _matrices(weight, noise.shape[1])
         for row, reached in zip(rows, where, strict=True):
-            with_nowhere.view(-1, o).index_add_(0, reached, (noise @ row).view(-1, o))
+            product = torch.mm(noise, row, out=kept("product", noise, len(noise), k * o))
+            with_nowhere.view(-1, o).index_add_(0, reached, product.view(-1, o))
         moments, ones = Moments(), clean.new_ones(h * w)
         for part in _parts(response):
             if windows is not None:
-                response[part].baddbmm_(windows[part].transpose(1, 2), taps.expand(2 * b, -1, -1)[part])
+                response[part].baddbmm_(windows[part], taps.expand(2 * b, -1, -1)[part])
             cells = response[part].flatten(0, 1)
             moments.add(cells, ones.expand(len(response[part]), -1).flatten())
         mean, variance = moments.result(len(response) * h * w)
@@ -105,13 +112,14 @@ class _Function(torch.autograd.Function):
         grad_weight, grad_windows = torch.empty_like(weight), None
         grad_noise = torch.zeros_like(noise) if ctx.needs_input_grad[1] else None
         for dy, (row, reached) in enumerate(zip(rows, where, strict=True)):
-            seen = with_nowhere.view(-1, o).index_select(0, reached).view(len(noise), row.shape[1])  # (N, k * O)
+            seen = ctx.kept("product", noise, len(noise), row.shape[1])  # (N, k * O)
+            torch.index_select(with_nowhere.view(-1, o), 0, reached, out=seen.view(-1, o))
             grad_weight[:, : len(row), dy] = (noise.T @ seen).view(len(row), -1, o).permute(2, 0, 1)
             if grad_noise is not None:
                 grad_noise.addmm_(seen, row.T)
         if windows is not None:
-            grad_weight[:, -1] = torch.bmm(windows, grad).sum(0).T.view(o, *weight.shape[2:])
-            grad_windows = taps @ grad.transpose(1, 2) if ctx.needs_input_grad[5] else None
+            grad_weight[:, -1] = torch.bmm(windows.transpose(1, 2), grad).sum(0).T.view(o, *weight.shape[2:])
+            grad_windows = grad @ taps.T if ctx.needs_input_grad[5] else None
         grad_clean = (grad[: copies // 2] + grad[copies // 2 :]).unflatten(1, ctx.size)
         return grad_clean, grad_noise, grad_weight, grad_gamma, grad_beta, grad_windows, None, None
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
-from ssn_core.fast.response import PooledResponse
+from ssn_core.fast.response import PooledResponse, map_windows
 from ssn_core.fast.segmentation_step import HiddenMap
 from ssn_core.fast.upscaled_conv import UpscaledConv
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
@@ -64,11 +64,11 @@ class FastForward:
         low_map = self._segmentation(layer2, layer3, adapted, masked, noise)
         if isinstance(model, SimpleNet):
             return low_map, low_map.amax((1, 2))
-        head, seen = model.classification, (low_map.detach() if model.stop_gradient else low_map)[:, None]
+        head, seen = model.classification, low_map.detach() if model.stop_gradient else low_map
         clean = self._clean_response(layer2, layer3, adapted, head.conv, raw=model.cls_features == "raw")
-        windows = F.unfold(seen, head.conv.kernel_size, padding=head.conv.padding)  # (2B, 25, HW)
+        windows = map_windows(seen, head.conv.kernel_size[0])
         top, average = self.pooled_response(clean, noise, masked, head.conv, head.bn, windows)
-        return low_map, head.rate(top, average, seen)
+        return low_map, head.rate(top, average, seen[:, None])
 
     def _segmentation(
         self, layer2: Tensor, layer3: Tensor, adapted: Tensor | None, masked: Masked, noise: Tensor

@@ -14,14 +14,15 @@ from torch import Tensor
 from ssn_core.fast.moments import Kept
 from ssn_core.models.upscale import nonzero_columns, tap_matrix
 
-_BAND = 24  # outputs of a band on a processor
+_BAND = 16  # rows or columns of a band on a processor, whichever are fewer
 
 
 class _Banded:
     """A matrix (M, N) as bands of rows, each with the columns that it reads."""
 
     def __init__(self, matrix: Tensor, like: Tensor) -> None:
-        height = _BAND if like.device.type == "cpu" else len(matrix)
+        bands = round(min(matrix.shape) / _BAND) if like.device.type == "cpu" else 1
+        height = -(-len(matrix) // max(1, bands))
         self.bands = []
         for first in range(0, len(matrix), height):
             rows = slice(first, min(first + height, len(matrix)))
