@@ -1,8 +1,8 @@
 """Convolutions of upscaled features for inference: weights prepared once, outputs computed tile by tile.
 
-The same algebra as :class:`ssn_core.models.upscale.UpscaledConv`, arranged for a processor's caches. An output reads
-few input cells, so the interpolation matrices are banded: cut into bands of outputs they shrink to the cells that a
-band reads, and everything between the 1x1 products and a finished tile stays in cache.
+The same algebra as :mod:`ssn_core.fast.upscaled_conv`, arranged for a processor's caches. An output reads few input
+cells, so the interpolation matrices are banded: cut into bands of outputs they shrink to the cells that a band reads,
+and everything between the 1x1 products and a finished tile stays in cache.
 """
 
 from __future__ import annotations
@@ -45,15 +45,21 @@ class _Bands(nn.Module):
 
 class Tiling(nn.Module):
     """The bands of both layers and axes for one kernel size (``taps``) and one pair of layer sizes; ``whole``: a single
-    band an axis."""
+    band an axis, and along y one matrix for all taps of both layers, (H, k * (h2 + h3))."""
 
     def __init__(
         self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int, whole: bool
     ) -> None:
         super().__init__()
+        up = []
         for layer, size in ((2, size2), (3, size3)):
-            self.add_module(f"y{layer}", _Bands(size[0], size_out[0], taps, whole, taps_last=False))
             self.add_module(f"x{layer}", _Bands(size[1], size_out[1], taps, whole, taps_last=True))
+            if whole:
+                up.append(shifted_stack(upscale_matrix(size[0], size_out[0]), taps))
+            else:
+                self.add_module(f"y{layer}", _Bands(size[0], size_out[0], taps, whole, taps_last=False))
+        up = torch.cat(up, dim=2).transpose(0, 1).flatten(1).float() if whole else None
+        self.register_buffer("up", up, persistent=False)
 
 
 class TiledConv(nn.Module):
@@ -73,6 +79,9 @@ class TiledConv(nn.Module):
 
         A tile is handed over as soon as it is finished, so that whoever reduces it finds it in cache.
         """
+        if tiling.up is not None:
+            yield slice(None), slice(0, None), self._whole(layer2, layer3, tiling)
+            return
         unfinished: dict[tuple[int, int], Tensor] = {}
         for dy in range(self.taps):
             columns2 = self._columns(layer2, self.weight2[dy], tiling.x2)
@@ -93,6 +102,18 @@ class TiledConv(nn.Module):
                         yield slice(top, top + len(up2[dy])), slice(left, left + width), tile.unflatten(2, (width, -1))
                     top += len(up2[dy])
                 left += width
+
+    def _whole(self, layer2: Tensor, layer3: Tensor, tiling: Tiling) -> Tensor:
+        """(n, H, W, O) in few large operations, of which one writes the output."""
+        k, o, parts = self.taps, len(self.bias), []
+        for layer, weight, x in ((layer2, self.weight2, tiling.x2), (layer3, self.weight3, tiling.x3)):
+            (n, c, h, _), [(_, along)] = layer.shape, x
+            rows = layer.permute(0, 2, 3, 1).reshape(-1, c)
+            mixed = torch.bmm(rows.expand(k, -1, -1), weight).view(k * n * h, -1, o)  # (k n h, w k, O)
+            parts.append(torch.bmm(_each(along, mixed), mixed).view(k, n, h, -1).transpose(0, 1))
+        wide = torch.cat(parts, dim=2).flatten(1, 2)  # (n, k (h2 + h3), W O)
+        out = torch.baddbmm(self.bias.repeat(wide.shape[2] // o), _each(tiling.up, wide), wide)
+        return out.unflatten(2, (-1, o))
 
     def _columns(self, layer: Tensor, weight: Tensor, bands: _Bands) -> Iterator[Tensor]:
         """One row of taps of one layer, at full size along x: a band of columns at a time, (n, h, columns * O)."""
