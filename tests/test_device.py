@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -164,7 +165,7 @@ def test_no_step_needs_a_value_on_the_host(name: str, monkeypatch: pytest.Monkey
     index = torch.zeros(4, dtype=torch.long, device=META)
     with NoTransfers():
         for _ in range(STEPS):
-            losses = trainer._batch(index, features.batch(index, META), Unknown())
+            losses = trainer.train_batch(index, features.batch(index, META), Unknown())
     assert {value.device for value in losses.values()} == {META}
 
 
@@ -179,6 +180,46 @@ def test_what_the_meta_device_refuses() -> None:
             wait(values.sum())
     with pytest.raises(AssertionError), NoTransfers():
         torch.zeros(4).to(META)
+
+
+class StandIn:
+    """A stream, or an event: it only tells when it was recorded and waited for."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+
+    def record_event(self) -> StandIn:
+        self.told.append("sent")
+        return self
+
+    def wait_event(self, event: StandIn) -> None:
+        self.told.append("waited")
+
+
+def test_each_batch_is_sent_one_step_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a cache in main memory: in order, whole, and the second batch is under way before the first step begins."""
+    features, told = make_trainer(tiny_config()).features, []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: StandIn(told))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: StandIn(told))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: told.append("held"))
+    order, host = torch.randperm(8, generator=rng()), torch.device("cpu")
+    for index, layers in zip(order.split(3), features._ahead(order.split(3), host), strict=True):
+        told.append("step")
+        assert all(torch.equal(a, b) for a, b in zip(layers, features.batch(index, host), strict=True))
+    before = ["waited", "held", "held", "step"]
+    assert told == ["sent", "sent", *before, "sent", *before, *before]
+
+
+def test_features_move_to_a_gpu_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = make_trainer(tiny_config()).features
+    size = 4 * (features.layer2.numel() + features.layer3.numel())
+    monkeypatch.setattr(Tensor, "to", lambda self, device: self.clone())
+    assert features.near(torch.device("cpu")) is features
+    for free, moved in ((2 * size, False), (3 * size, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        assert (features.near(torch.device("cuda")) is not features) is moved
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -197,7 +238,7 @@ def test_no_step_synchronises(name: str) -> None:
     generator, index = trainer._random_state(0), torch.tensor([0, 7, 3, 5], device="cuda")
 
     def step() -> None:
-        trainer._batch(index, trainer.features.batch(index, trainer.device), generator)
+        trainer.train_batch(index, trainer.features.batch(index, trainer.device), generator)
 
     step()  # kernels are loaded and buffers made
     torch.cuda.synchronize()
@@ -226,7 +267,7 @@ def test_a_step_on_the_device_is_the_step_on_the_host(name: str, monkeypatch: py
     wanted = one(host, index, generator)
     monkeypatch.setattr(torch, "randn", lambda *size, generator, device: randn(*size, generator=generator).cuda())
     generator.set_state(drawn["state"])
-    found = device._batch(index.cuda(), device.features.batch(index.cuda(), device.device), generator)
+    found = device.train_batch(index.cuda(), device.features.batch(index.cuda(), device.device), generator)
     for key, value in wanted.items():
         assert float(found[key]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), key
     for ours, theirs in zip(modules(device), modules(host), strict=True):

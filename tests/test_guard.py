@@ -204,7 +204,7 @@ def test_wherever_it_is_interrupted_a_whole_epoch_is_saved(
     """In a step, in an evaluation after it, while a checkpoint is written, and while results are."""
     config = tiny_config(epochs=3, eval_every=1)
     places = {
-        "epoch": (Trainer, "_batch", 5),  # two batches an epoch
+        "epoch": (Trainer, "train_batch", 5),  # two batches an epoch
         "evaluation": (runner.evaluate, "measure", 2),
         "checkpoint": (runner, "_write_bytes", 2),
         "results": (runner, "write_csv", 1),

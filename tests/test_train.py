@@ -75,7 +75,7 @@ def steps(trainer: Trainer, count: int, seed: int = 0) -> list[dict[str, Tensor]
 
 def one(trainer: Trainer, index: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """One step."""
-    return trainer._batch(index, trainer.features.batch(index, trainer.device), generator)
+    return trainer.train_batch(index, trainer.features.batch(index, trainer.device), generator)
 
 
 # --- learned noise: who learns from what

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.fast.inference import fold
-from ssn_core.fast.masked import Masked
-from ssn_core.fast.training_forward import FastForward
+from ssn_core.fast.recorded import Recorded
 from ssn_core.metrics import METRICS, aupro, evaluate
 from ssn_core.models.detectors import Detector, build_model
 from ssn_core.models.losses import focal, map_loss
 from ssn_core.models.noise import perlin_masks
 from ssn_core.runs.config import preset
+from ssn_core.runs.features import Features
+from ssn_core.runs.trainer import Trainer
+from ssn_core.runs.training_set import TrainingSet
 
 RUN_EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
 _PRECISIONS = {"fold_half": torch.float16, "fold_bfloat16": torch.bfloat16}
@@ -53,28 +55,51 @@ def inference_dtype(variant: str, device: str) -> torch.dtype:
 
 
 class Inference:
-    """One forward of a detector, from images in main memory to logits there: transfers to a device and back count."""
+    """One forward of a detector, from images in main memory to logits there: transfers to a device and back count.
+
+    Forms: the plain one, the folded one, either of them compiled, and the folded one as a graph.
+    """
 
     def __init__(self, form: Form) -> None:
-        self.device = torch.device(form.device)
+        self.device, self.form = torch.device(form.device), form
         model = make_model(form).eval()
         self.facts = {"parameters": sum(p.numel() for p in model.parameters())}
         self.dtype = inference_dtype(form.variant, form.device)
-        self.model: nn.Module = model
-        if form.variant != "plain":
-            self.model = fold(model)
+        self.model: nn.Module = model if form.variant in ("plain", "compiled") else fold(model)
         if form.variant in _PRECISIONS:
             self.facts["error"] = _rounding(self.model, self.dtype)
         self.model = self.model.to(self.device, self.dtype)
+        if form.variant.endswith("compiled"):
+            self.model = torch.compile(self.model, dynamic=False)
 
     def prepare(self, point: Point) -> Callable[[], Any]:
-        images = torch.randn(point.batch, 3, *point.size)
+        images = torch.randn(point.batch, 3, *point.size).to(self.dtype)
+        images = images.pin_memory() if self.device.type == "cuda" else images
 
         def forward() -> list[Tensor]:
-            return [x.cpu() for x in self.model(images.to(self.device, self.dtype))]
+            return [x.cpu() for x in self.model(images.to(self.device, non_blocking=True))]
 
         self.counted = torch.no_grad()(forward)  # inference mode hides the operations from counting
+        if self.form.variant.startswith("graph"):
+            return self._recorded(images)
         return torch.inference_mode()(forward)
+
+    def _recorded(self, images: Tensor) -> Callable[[], Any]:
+        """A single image at once; of batches two are under way, so that one travels while one is computed."""
+        engines = [Recorded(self.model, len(images), images.shape[2:]) for _ in range(1 if len(images) == 1 else 2)]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            self.held = torch.cuda.memory_reserved()  # a replay allocates nothing: what counts is what the graphs keep
+        if len(engines) == 1:
+            return lambda: engines[0](images)
+        engines[0].start(images)
+
+        def call() -> None:
+            engines.reverse()
+            engines[0].start(images)
+            engines[1].finish()
+
+        return call
 
 
 def _rounding(model: nn.Module, dtype: torch.dtype) -> float:
@@ -90,50 +115,51 @@ class Training:
     batch, the fast one computes it once an image and reads the cache."""
 
     def __init__(self, form: Form) -> None:
-        self.device, self.fast = torch.device(form.device), form.variant == "fast"
+        self.form, self.device, self.fast = form, torch.device(form.device), form.variant == "fast"
         self.model = make_model(form).to(self.device).train()
         self.facts: dict[str, float] = {}
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-4)
-        self.rng = torch.Generator().manual_seed(0)
+        self.rng = torch.Generator(self.device).manual_seed(0)
 
     def prepare(self, point: Point) -> Callable[[], Any]:
         batches = max(1, point.images // point.batch)
         images = [torch.randn(point.batch, 3, *point.size) for _ in range(batches)]
-        cached = [self._trunk(images[0])]
-        self.forward = FastForward(self.model, *(tuple(layer.shape[1:3]) for layer in cached[0]))
-        if not point.images:
-            return lambda: self._step(images[0], cached[0])
-        return lambda: self._run(images)
+        if point.images:
+            return lambda: self._epochs(self._step(images), RUN_EPOCHS * list(range(batches)))
+        step = self._step(images)
+        return lambda: self._epochs(step, [0])
 
-    def _run(self, images: list[Tensor]) -> None:
-        cached = [self._trunk(part) if self.fast else () for part in images]
-        for _ in range(RUN_EPOCHS):
-            for part, layers in zip(images, cached, strict=True):
-                self._step(part, layers)
+    def _epochs(self, step: Callable[[int], Any], order: list[int]) -> None:
+        for i in order:
+            step(i)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _step(self, images: list[Tensor]) -> Callable[[int], Any]:
+        """What trains on one of the batches."""
+        if not self.fast:
+            return lambda i: self._plain(images[i].to(self.device))
+        features = Features(*(torch.cat(layers) for layers in zip(*map(self._trunk, images), strict=True)))
+        normal, batches = len(features), torch.arange(len(features), device=self.device).split(len(images[0]))
+        config = preset(self.form.experiment, backbone=self.form.backbone)
+        training = TrainingSet(normal * [(None, 0)], normal, [])  # entries without a file: the features are at hand
+        trainer = Trainer(config, self.model, features, training, None, self.device)
+        return lambda i: trainer.train_batch(batches[i], features.batch(batches[i], self.device), self.rng)
 
     @torch.no_grad()
     def _trunk(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(layer.permute(0, 2, 3, 1).contiguous() for layer in self.model.trunk(images.to(self.device)))
 
-    def _step(self, images: Tensor, cached: tuple[Tensor, ...]) -> None:
-        copies, size, channels = 2 * len(images), self.forward.size, self.model.channels
+    def _plain(self, images: Tensor) -> None:
+        with torch.no_grad():
+            layers = self.model.trunk(images)
+        copies, size = 2 * len(images), [self.model.upscaling * side for side in layers[0].shape[2:]]
         masks = perlin_masks(copies, size, 0.2, self.rng)
-        if self.fast:
-            masked = Masked.of(masks.to(self.device))
-            noise = 0.015 * torch.randn(len(masked.where), channels, generator=self.rng).to(self.device)
-            maps, scores = self.forward(*cached, masked, noise)
-        else:
-            noise = 0.015 * torch.randn(copies, channels, *size, generator=self.rng).to(self.device)
-            with torch.no_grad():
-                layers = self.model.trunk(images.to(self.device))
-            maps, scores = self.model.noisy_forward(*layers, masks[:, None].float().to(self.device), noise)
-            maps = maps[:, 0]
-        masks = masks.to(self.device)
+        noise = torch.randn(copies, self.model.channels, *size, generator=self.rng, device=self.device)
+        maps, scores = self.model.noisy_forward(*layers, masks[:, None].float(), 0.015 * noise)
         self.optimizer.zero_grad(set_to_none=True)
-        (map_loss(maps, masks) + focal(scores, masks.flatten(1).any(1))).backward()
+        (map_loss(maps[:, 0], masks) + focal(scores, masks.flatten(1).any(1))).backward()
         self.optimizer.step()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def make_model(form: Form) -> Detector:
@@ -191,14 +217,15 @@ def scikit_learn_metrics(scores: np.ndarray, maps: np.ndarray, labels: np.ndarra
 
 
 class Machine:
-    """What the processor can do at best: a large matrix product (operations), a large copy (bytes)."""
+    """What the device can do at best: a large matrix product (operations), a large copy (bytes)."""
 
     def __init__(self, form: Form) -> None:
         self.copy, self.device, self.facts = form.variant == "copy", torch.device(form.device), {}
+        self.dtype = torch.float16 if form.variant == "product_half" else torch.float32
 
     def prepare(self, point: Point) -> Callable[[], Any]:
         side = point.size[0]
-        a, b = torch.randn(2, side, side, device=self.device)
+        a, b = torch.randn(2, side, side, device=self.device).to(self.dtype)
         out = torch.empty_like(a)
 
         def call() -> None:

@@ -50,7 +50,7 @@ class Features:
         the cache lies on the device, nor while a step lasts longer than the next batch needs to get there."""
         indices, here = order.to(device).split(size), self.layer2.device
         chosen = order.to(here).split(size)
-        if here.type == device.type:
+        if device.type != "cuda" or here.type == "cuda":
             layers: Iterator = (self.batch(index, device) for index in chosen)
         else:
             layers = self._ahead(chosen, device)
@@ -77,7 +77,7 @@ class Features:
 
     def near(self, device: torch.device) -> Features:
         """On a GPU while they take at most :data:`DEVICE_SHARE` of its free memory, else where they are."""
-        if device.type == "cpu":
+        if device.type != "cuda":
             return self
         size = sum(layer.numel() * layer.element_size() for layer in (self.layer2, self.layer3))
         free, _ = torch.cuda.mem_get_info(device)

@@ -91,7 +91,7 @@ class Trainer:
             rng = self._random_state(seed)
         self.batch = 0
         for index, layers in self.features.batches(order, self.config.batch_size, self.device):
-            for name, value in self._batch(index, layers, rng).items():
+            for name, value in self.train_batch(index, layers, rng).items():
                 sums.setdefault(name, []).append(value)
         means = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
         self.epochs_done += 1
@@ -117,7 +117,7 @@ class Trainer:
             group["lr"] = rate * DECAY**passed
 
     @single_precision
-    def _batch(self, index: Tensor, layers: tuple[Tensor, ...], rng: torch.Generator) -> dict[str, Tensor]:
+    def train_batch(self, index: Tensor, layers: tuple[Tensor, ...], rng: torch.Generator) -> dict[str, Tensor]:
         """One step on the images ``index`` (B,) with the features ``layers``; -> losses and the noise's RMS."""
         synthetic = self._synthetic_masks(index, rng)
         masked = Masked.of(synthetic, self._bound(len(synthetic)))
