@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from ssn_core import InputError, load_profile
+from ssn_core.bench import gpu_table
 from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
 from ssn_core.bench.forms import Form, Point, draw_maps, scikit_learn_metrics
 from ssn_core.bench.operations import count
-from ssn_core.bench.plan import Group, Settings, plan
+from ssn_core.bench.plan import GPU_FORMS, Group, Settings, plan
 from ssn_core.bench.process import make
 from ssn_core.metrics import evaluate
 from ssn_core.models.detectors import SuperSimpleNet
@@ -70,6 +71,59 @@ def test_every_profile_plans_what_the_report_shows(profile: str) -> None:
     assert peers == ({"metrics"} if profile == "demo" else {"inference", "training", "metrics"})
 
 
+def test_a_gpu_takes_every_form_at_three_batches() -> None:
+    groups = {g.name: g for g in plan(Settings.of(load_profile("full")), "cuda", peers=False)}
+    for network in ("baseline wide_resnet50_2", "scenario_a resnet18"):
+        group = groups[f"gpu inference {network}"]
+        assert [form.variant for form in group.forms] == list(GPU_FORMS) and group.forms[0].device == "cuda"
+        assert [(name, point.batch) for name, point in group.points] == [
+            ("gpu_latency_batch1", 1),
+            ("gpu_throughput_batch16", 16),
+            ("gpu_throughput_batch256", 256),
+        ]
+    assert groups["machine product half"].points[0][0] == "machine_product_half"
+    assert {g.name for g in plan(Settings.of(load_profile("full")), "cpu", peers=False)} == {
+        name for name in groups if not name.startswith("gpu") and "half" not in name
+    }
+
+
+def gpu_rows(*variants: str) -> pd.DataFrame:
+    """What a GPU would have written of ResNet18."""
+    turn = [{"seconds": 0.512, "peak": 3e9}]
+    forms = [Form("inference", "scenario_a", "resnet18", variant) for variant in variants]
+    table = [
+        row
+        for name, batch in (("gpu_latency_batch1", 1), ("gpu_throughput_batch16", 16), ("gpu_throughput_batch256", 256))
+        for row in bench.rows(Group("gpu inference", forms, []), name, Point(batch, (256, 256)), len(forms) * [turn])
+    ]
+    return pd.DataFrame(table, columns=bench.COLUMNS)
+
+
+def test_the_gpu_table_names_the_command_of_what_was_not_run() -> None:
+    table = gpu_table.gpu_table(gpu_rows("plain", "graph")).set_index(["backbone", "form"])
+    own = table.loc[("ResNet18", "fast form as a graph")]
+    assert own["latency, batch 1 (ms)"] == "512" and own["throughput, batch 256 (images/s)"] == "500"
+    assert own["peak memory, batch 256 (MB)"] == "3000" and "256x256, batch 1" in own["conditions"]
+    missing = table.loc[("ResNet18", "plain form, compiled")]
+    assert set(missing[:-1]) == {"not run"} and missing["conditions"] == gpu_table.COMMAND
+    assert table.loc[("ResNet18", "course report")]["latency, batch 1 (ms)"] == "7.78"
+    assert table.loc[("WRN50", "SuperSimpleNet as published")]["throughput, batch 16 (images/s)"] == "268.9"
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_derived_limits_by_hand(on_gpu: bool) -> None:
+    """10 GFLOP and 400 MB of float32; on a GPU the forward's bytes are counted in half precision."""
+    measured = {"operations": 10.0, "traffic": 200.0 if on_gpu else 400.0, "latency_batch1": 2.0}
+    machine = {"machine_product": 1e4, "machine_copy": 1e3} | ({"machine_product_half": 1e5} if on_gpu else {})
+    rows = [{"measurement": name, "value": number} for name, number in machine.items()]
+    network = {"experiment": "scenario_a", "backbone": "resnet18", "variant": "fold"}
+    table = pd.DataFrame(rows + [network | {"measurement": m, "value": v} for m, v in measured.items()])
+    [row] = efficiency.derived(table).to_dict("records")
+    assert float(row["MB moved"]) == 400 and float(row["Tesla P100: derived ms"]) == pytest.approx(10 / 9.3, rel=1e-2)
+    assert float(row["H100: derived ms"]) == pytest.approx(200 / 3350, rel=1e-2)
+    assert float(row["this machine: derived ms"]) == pytest.approx(0.2 if on_gpu else 1.0)
+
+
 def test_a_profile_with_a_wrong_key_or_experiment_is_refused() -> None:
     demo = load_profile("demo")
     with pytest.raises(InputError, match="bench: keys cycles are unknown or missing"):
@@ -82,7 +136,7 @@ def test_a_profile_with_a_wrong_key_or_experiment_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "variant", "images"),
     [
-        *(("inference", variant, 0) for variant in ("plain", "fold", "fold_bfloat16")),
+        *(("inference", variant, 0) for variant in ("plain", "fold", "fold_bfloat16", "graph")),
         *(("training", variant, images) for variant in ("plain", "fast") for images in (0, 4)),
     ],
 )

@@ -131,7 +131,8 @@ def _measured(group: Group, settings: Settings, peers: Path | None) -> list[dict
                 if len(turns[0]) >= _LEAST_TURNS and time.monotonic() - started > settings.seconds:
                     break
             table += rows(group, measurement, point, turns)
-            if i == 0 and group.forms[0].kind in ("inference", "training") and not point.images:
+            counted = group.forms[0].kind in ("inference", "training") and not group.name.startswith("gpu")
+            if i == 0 and counted and not point.images:
                 table += fact_rows(group, measurement, point, [process.ask(facts=True) for process in processes])
     finally:
         for process in processes:
@@ -171,9 +172,9 @@ def fact_rows(group: Group, measurement: str, point: Point, facts: Sequence[dict
 
 def _unit(measurement: str, point: Point) -> tuple[str, float]:
     """Unit, and the factor from seconds to it (a rate: what is divided by the seconds)."""
-    if measurement.startswith("throughput"):
+    if measurement.removeprefix("gpu_").startswith("throughput"):
         return "images/s", point.batch
-    if measurement == "machine_product":
+    if measurement.startswith("machine_product"):
         return "GFLOP/s", 2 * point.size[0] ** 3 / 1e9
     if measurement == "machine_copy":
         return "GB/s", 2 * 4 * point.size[0] * point.size[1] / 1e9  # float32, read and written

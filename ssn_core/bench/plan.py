@@ -11,6 +11,9 @@ from ssn_core.errors import InputError
 from ssn_core.runs.config import PRESETS
 from ssn_core.runs.profiles import Profile
 
+#: forms that only a GPU has: see :class:`ssn_core.bench.forms.Inference`
+GPU_FORMS = ("plain", "compiled", "fold", "graph", "graph_compiled")
+GPU_MODELS = 2  # how many of a profile's models take all of them
 #: networks that anomalib has too
 _SHARED = (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))
 
@@ -73,6 +76,14 @@ def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
         group("machine", ("", ""), ["product"], [("machine_product", product)], "machine product"),
         group("machine", ("", ""), ["copy"], [("machine_copy", copy)], "machine copy"),
     ]
+    if device.startswith("cuda"):
+        larger = Point(1, (8192, 8192))  # the smaller product would not fill a GPU's arithmetic units for halves
+        groups.append(
+            group("machine", ("", ""), ["product_half"], [("machine_product_half", larger)], "machine product half")
+        )
+        for model in settings.models[:GPU_MODELS]:
+            points = [(f"gpu_{'throughput' if n > 1 else 'latency'}_batch{n}", Point(n, square)) for n in (1, 16, 256)]
+            groups.append(group("inference", model, GPU_FORMS, points, "gpu inference"))
     for i, model in enumerate(settings.models):
         points = [("latency_batch1", Point(1, square)), ("throughput_batch16", Point(16, square))]
         if i == 1:

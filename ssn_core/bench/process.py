@@ -35,10 +35,12 @@ def serve() -> None:
         if "point" in command:
             point = Point(**{**command["point"], "size": tuple(command["point"]["size"])})
             call = subject.prepare(point)
-            repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))  # the first call is the warm-up
+            call()  # the warm-up
+            repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))
         elif "turn" in command:
             told = _reset_peak(form.device)
-            answer |= {"seconds": _seconds(call, repeats), "peak": _peak(form.device, before) if told else None}
+            answer |= {"seconds": _seconds(call, repeats)}
+            answer |= {"peak": max(_peak(form.device, before), getattr(subject, "held", 0)) if told else None}
         else:
             work = count(getattr(subject, "counted", call))
             answer |= subject.facts | {"flops": work.flops / point.batch, "traffic": work.traffic / point.batch}

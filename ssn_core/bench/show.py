@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,9 +19,24 @@ from ssn_core.study.style import METHOD_COLOURS, data_label, experiment_label, l
 #: what the report's Figure 6 compares: the same task, other costs
 TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")
 _COURSE = {"latency": "latency_batch1", "throughput": "throughput_batch16", "memory": "gpu_memory_peak"}
-_BACKBONES = {"wide_resnet50_2": "WRN50", "resnet18": "ResNet18", "efficientnet_lite0": "EffNet-Lite0"}
-#: float32 peak in TFLOP/s and memory bandwidth in GB/s, from NVIDIA's data sheets
-GPUS = {"Tesla P100": (9.3, 732), "Tesla V100S": (16.4, 1134), "Tesla T4": (8.1, 320)}
+BACKBONES = {"wide_resnet50_2": "WRN50", "resnet18": "ResNet18", "efficientnet_lite0": "EffNet-Lite0"}
+
+
+class Gpu(NamedTuple):
+    """float32 and, where forwards are derived for it, half-precision peak in TFLOP/s; memory bandwidth in GB/s."""
+
+    single: float
+    bandwidth: float
+    half: float | None = None
+
+
+#: from NVIDIA's data sheets (H100: SXM, dense)
+GPUS = {
+    "Tesla P100": Gpu(9.3, 732),
+    "Tesla V100S": Gpu(16.4, 1134),
+    "Tesla T4": Gpu(8.1, 320),
+    "H100": Gpu(67, 3350, half=989),
+}
 _FORMS = {
     "plain": ("plain form", "forma piana"),
     "fold": ("fast form", "forma rapida"),
@@ -69,7 +85,7 @@ def table3(table: pd.DataFrame, references: bool = True) -> pd.DataFrame:
     for model in models(table):
         forms = table[(table["measurement"] == "latency_batch1") & (table["experiment"] == model[0])]
         for variant in dict.fromkeys(forms[forms["backbone"] == model[1]]["variant"]):
-            row = {"method": experiment_label(model[0]), "backbone": _BACKBONES[model[1]], "form": _FORMS[variant][0]}
+            row = {"method": experiment_label(model[0]), "backbone": BACKBONES[model[1]], "form": _FORMS[variant][0]}
             for name, measurement in columns.items():
                 found = value(table, measurement, variant, model)
                 row[name] = "" if found is None else f"{found:.4g}"
@@ -101,32 +117,42 @@ def metrics_table(table: pd.DataFrame) -> pd.DataFrame:
 def derived(table: pd.DataFrame) -> pd.DataFrame:
     """Derived, not measured: the least time per image that operations and traffic allow on a device, in ms.
 
-    ``max(operations / peak, traffic / bandwidth)``, float32. On this processor peak and bandwidth are measured too, so
-    the last columns say which share of that limit the measured time reaches. No rows where they were not.
+    ``max(operations / peak, traffic / bandwidth)``, float32; forwards on the H100 are in half precision, as they run
+    there, with half the bytes. On the device at hand peak and bandwidth are measured too, so the last columns say which
+    share of that limit the measured time reaches. No rows where they were not.
     """
     machine = table.drop_duplicates("measurement").set_index("measurement")["value"]
     if not {"machine_product", "machine_copy"} <= set(machine.index):
         return pd.DataFrame()
-    peak, copy = machine["machine_product"], machine["machine_copy"]
     rows = []
     for suffix, timed, variants in (
         ("", "latency_batch1", ("plain", "fold")),
         ("_training", "training_step_batch8", ("plain", "fast")),
     ):
+        # a GPU's forwards are measured in half precision
+        halved = not suffix and "machine_product_half" in machine.index
+        peak, copy = machine["machine_product_half" if halved else "machine_product"], machine["machine_copy"]
         for model in models(table):
             for variant in variants:
                 work, traffic = (value(table, f"{name}{suffix}", variant, model) for name in ("operations", "traffic"))
                 if work is None or traffic is None:
                     continue
-                row = {"method": experiment_label(model[0]), "backbone": _BACKBONES[model[1]]}
+                single = 2 * traffic if halved else traffic
+                row = {"method": experiment_label(model[0]), "backbone": BACKBONES[model[1]]}
                 row |= {"what": "training step" if suffix else "forward", "form": _FORMS[variant][0]}
-                row |= {"GFLOPs": f"{work:.4g}", "MB moved": f"{traffic:.4g}"}
-                for gpu, (tera, giga) in GPUS.items():
-                    row[f"{gpu}: derived ms"] = f"{max(work / tera, traffic / giga):.3g}"
+                row |= {"GFLOPs": f"{work:.4g}", "MB moved": f"{single:.4g}"}
+                row |= {f"{name}: derived ms": f"{_limit(gpu, work, single, suffix):.3g}" for name, gpu in GPUS.items()}
                 floor, own = max(1e3 * work / peak, traffic / copy), value(table, timed, variant, model)
                 row |= {"this machine: derived ms": f"{floor:.3g}", "measured ms": f"{own:.3g}"}
                 rows.append(row | {"share of the limit": f"{floor / own:.0%}"})
     return pd.DataFrame(rows)
+
+
+def _limit(gpu: Gpu, work: float, traffic: float, training: str) -> float:
+    """ms for ``work`` GFLOP and ``traffic`` MB of float32 values."""
+    if gpu.half is None or training:
+        return max(work / gpu.single, traffic / gpu.bandwidth)
+    return max(work / gpu.half, traffic / 2 / gpu.bandwidth)
 
 
 def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
@@ -154,7 +180,7 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
         ax.set_title(pick(language, *title), fontsize=7)
         ax.set_xlim(0, 1.3 * max([1.0, *own["ratio_to_plain"].astype(float)]))
         ax.grid(axis="y", visible=False)
-    names = [f"{experiment_label(experiment, language)}\n{_BACKBONES[backbone]}" for experiment, backbone in chosen]
+    names = [f"{experiment_label(experiment, language)}\n{BACKBONES[backbone]}" for experiment, backbone in chosen]
     axes[0].set_yticks(range(len(chosen)), names)
     axes[0].invert_yaxis()
     title = pick(
@@ -190,7 +216,7 @@ def growth(table: pd.DataFrame, language: str = "en") -> Figure:
         _plain_logarithm(ax, sorted({float(x) for line in ax.lines for x in line.get_xdata()}))
     axes[0].set_ylabel(pick(language, "ms per image", "ms per immagine"))
     axes[2].set_ylabel(pick(language, "seconds", "secondi"))
-    figure.suptitle(f"{_BACKBONES[model[1]]}: {pick(language, *_MEASURED)}", fontsize=8, color="#555555")
+    figure.suptitle(f"{BACKBONES[model[1]]}: {pick(language, *_MEASURED)}", fontsize=8, color="#555555")
     legend_below(figure, axes[0])
     return figure
 
@@ -243,7 +269,7 @@ def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en
         ax.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
         ax.set_xlabel(pick(language, "latency, batch 1 (ms)", "latenza, batch 1 (ms)"))
     for experiment, backbone in shown:
-        label = f"{experiment_label(experiment, language)}, {_BACKBONES[backbone]}"
+        label = f"{experiment_label(experiment, language)}, {BACKBONES[backbone]}"
         if not any((r.config.experiment, r.config.backbone) == (experiment, backbone) for r in runs):
             label += f" ({pick(language, 'not run', 'non eseguito')})"
         axes[0].plot([], [], "o", color=METHOD_COLOURS[experiment], label=label)
