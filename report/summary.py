@@ -24,7 +24,7 @@ from ssn_core.errors import InputError
 from ssn_core.metrics import METRICS
 from ssn_core.runs.config import RunConfig, preset
 from ssn_core.runs.profiles import load_profile, run_command
-from ssn_core.runs.store import RunResult, load_run
+from ssn_core.runs.result import RunResult, load_run
 from ssn_core.study.run_values import LAST_EVALUATIONS, aggregate, run_values
 from ssn_core.study.tables import family
 from ssn_core.study.trend import RISE, rise

@@ -4,41 +4,32 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from ssn_core import metrics
-from ssn_core.data.datasets import check, find_root, open_dataset
-from ssn_core.data.synthetic import make_synthetic
-from ssn_core.errors import InputError
-from ssn_core.fast.inference import FoldedDetector, fold
-from ssn_core.models.detectors import GapCamNet, Prediction, SimpleNet, SuperSimpleNet, build_model
-from ssn_core.runs.config import PRESETS, RunConfig, preset
-from ssn_core.runs.profiles import NotRun, Profile, load_profile, matched_control, run_command
-from ssn_core.runs.store import RunResult, find_run, load_model, load_run, run
+import importlib
+from typing import Any
 
-__all__ = [
-    "PRESETS",
-    "FoldedDetector",
-    "GapCamNet",
-    "InputError",
-    "NotRun",
-    "Prediction",
-    "Profile",
-    "RunConfig",
-    "RunResult",
-    "SimpleNet",
-    "SuperSimpleNet",
-    "build_model",
-    "check",
-    "find_root",
-    "find_run",
-    "fold",
-    "load_model",
-    "load_profile",
-    "load_run",
-    "make_synthetic",
-    "matched_control",
-    "metrics",
-    "open_dataset",
-    "preset",
-    "run",
-    "run_command",
-]
+#: module -> its public names, loaded at first use: torch takes seconds, and neither results nor help need it
+_HOMES = {
+    "ssn_core.data.datasets": ["check", "find_root", "open_dataset"],
+    "ssn_core.data.synthetic": ["make_synthetic"],
+    "ssn_core.errors": ["InputError"],
+    "ssn_core.fast.inference": ["FoldedDetector", "fold"],
+    "ssn_core.models.detectors": ["GapCamNet", "Prediction", "SimpleNet", "SuperSimpleNet", "build_model"],
+    "ssn_core.runs.config": ["PRESETS", "RunConfig", "preset"],
+    "ssn_core.runs.profiles": ["NotRun", "Profile", "load_profile", "matched_control", "run_command"],
+    "ssn_core.runs.result": ["RunResult", "find_run", "load_run"],
+    "ssn_core.runs.store": ["load_model", "run"],
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted([*_MODULES, "metrics"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module("ssn_core.metrics")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ssn_core' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

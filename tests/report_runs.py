@@ -10,7 +10,8 @@ import numpy as np
 from ssn_core.files import write_csv, write_json
 from ssn_core.metrics import METRICS, PIXEL_METRICS, youden
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.runner import FORMAT, HISTORY, VALIDATION
+from ssn_core.runs.result import FORMAT
+from ssn_core.runs.runner import HISTORY, VALIDATION
 
 NORMAL, DEFECTIVE = 20, 30
 

@@ -12,7 +12,7 @@ from ssn_core.__main__ import main
 from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
 from ssn_core.runs.config import PRESETS, RunConfig, preset
-from ssn_core.runs.runner import FORMAT
+from ssn_core.runs.result import FORMAT
 from ssn_core.study.cost import cost, lines
 
 

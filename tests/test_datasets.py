@@ -13,6 +13,7 @@ from PIL import Image
 from ssn_core.data import datasets, images, layouts
 from ssn_core.data.datasets import check, find_root, open_dataset, write_labels
 from ssn_core.errors import InputError
+from ssn_core.models.trunk import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 
 SIZE = (12, 16)  # height, width
 
@@ -416,12 +417,12 @@ def test_resizing_is_opencvs() -> None:
 
 
 def test_to_tensor_is_normalised_and_resized() -> None:
-    tensor = images.to_tensor(np.full((20, 30, 3), 255, np.uint8), (8, 16))
+    tensor = to_tensor(np.full((20, 30, 3), 255, np.uint8), (8, 16))
     assert tensor.shape == (3, 8, 16)
-    expected = [(1 - m) / s for m, s in zip(images.IMAGENET_MEAN, images.IMAGENET_STD, strict=True)]
+    expected = [(1 - m) / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
     assert tensor.mean((1, 2)).tolist() == pytest.approx(expected, abs=1e-5)
     with pytest.raises(InputError, match="uint8"):
-        images.to_tensor(np.zeros((8, 8, 3)), (8, 8))
+        to_tensor(np.zeros((8, 8, 3)), (8, 8))
 
 
 # --- real data

@@ -17,7 +17,8 @@ from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.files import write_csv, write_json
 from ssn_core.runs.config import PRESETS
 from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
-from ssn_core.runs.runner import FORMAT, HISTORY, VALIDATION
+from ssn_core.runs.result import FORMAT
+from ssn_core.runs.runner import HISTORY, VALIDATION
 from ssn_core.study import gating, panels, reference, style, tables
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories

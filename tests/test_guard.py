@@ -39,7 +39,8 @@ with owned(Path(sys.argv[1])):
     time.sleep(60)
 """
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 from ssn_core.__main__ import main
 from ssn_core.runs.trainer import Trainer
 epoch = Trainer.epoch

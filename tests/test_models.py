@@ -14,7 +14,6 @@ from support import VARIANTS, calibrate, enliven, relative
 from torch import Tensor, nn
 
 import ssn_core as ssn
-from ssn_core.data.images import to_tensor
 from ssn_core.errors import InputError
 from ssn_core.models.detectors import (
     ADAPTORS,
@@ -26,6 +25,7 @@ from ssn_core.models.detectors import (
     make_adaptor,
     resize_map,
 )
+from ssn_core.models.trunk import to_tensor
 from ssn_core.models.upscale import upscale
 from ssn_core.runs.config import PRESETS, preset
 

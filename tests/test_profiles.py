@@ -11,10 +11,12 @@ import yaml
 from support import tiny_config
 
 from ssn_core.errors import InputError
+from ssn_core.models import trunk
 from ssn_core.runs import profiles
 from ssn_core.runs.config import PRESETS, RunConfig
 from ssn_core.runs.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
-from ssn_core.runs.store import RunResult, run
+from ssn_core.runs.result import RunResult
+from ssn_core.runs.store import run
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "profiles").glob("*.yaml"))
 
@@ -163,7 +165,7 @@ def test_weights_that_would_have_to_be_downloaded_are_not_run(
     checkout: Path, tiny_sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Profile, "data_root", lambda *_: tiny_sets)
-    monkeypatch.setattr(profiles, "weights_path", lambda _: None)
+    monkeypatch.setattr(trunk, "weights_path", lambda _: None)
     (outcome, *_) = load_profile("small").run("scenario_a", log=lambda _: None)
     assert isinstance(outcome, NotRun) and outcome.reason.startswith("weights: none of efficientnet_lite0")
 

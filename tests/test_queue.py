@@ -21,7 +21,8 @@ from ssn_core.runs import profiles
 from ssn_core.runs.config import preset
 from ssn_core.runs.plan import Plan
 from ssn_core.runs.profiles import load_profile, matched_control
-from ssn_core.runs.store import load_run, run
+from ssn_core.runs.result import load_run
+from ssn_core.runs.store import run
 from ssn_core.study import tables
 
 LEARNED = {"categories": ["thread"], "betas": [0.1, 0.5]}

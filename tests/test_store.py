@@ -20,14 +20,15 @@ from support import tiny_config
 
 import ssn_core as ssn
 from ssn_core import metrics
-from ssn_core.data.images import read_image, to_tensor
+from ssn_core.data.images import read_image
 from ssn_core.errors import InputError
-from ssn_core.models.trunk import make_trunk
+from ssn_core.models.trunk import make_trunk, to_tensor
 from ssn_core.runs import runner, store
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import FLIPS, extract
 from ssn_core.runs.held_out import Validation
-from ssn_core.runs.store import RunResult, load_run, run
+from ssn_core.runs.result import FORMAT, RunResult, load_run
+from ssn_core.runs.store import run
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer
 from ssn_core.runs.training_set import TrainingSet
 
@@ -77,7 +78,7 @@ def test_run_folder_holds_what_it_should(finished: RunResult) -> None:
     assert_strict_json(finished.path)
     info = finished.info
     assert RunConfig(**info["config"]) == finished.config
-    assert (info["format"], info["status"], info["seed"]) == (runner.FORMAT, "finished", 0)
+    assert (info["format"], info["status"], info["seed"]) == (FORMAT, "finished", 0)
     assert (info["epochs_done"], info["steps"]) == (3, 6)
     assert info["run_id"] == finished.path.name == finished.config.run_id
     counts = {k: v for k, v in info["data"].items() if k != "fingerprint"}

@@ -15,7 +15,7 @@ from ssn_core.bench.measure import COLUMNS
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv, write_json
 from ssn_core.metrics import METRICS, youden
-from ssn_core.runs.store import load_run
+from ssn_core.runs.result import load_run
 from ssn_core.study.gating import as_published
 from ssn_core.study.run_values import aggregate, run_values
 from ssn_core.study.trend import RISE, rise

@@ -15,7 +15,8 @@ from ssn_core import metrics
 from ssn_core.data import images
 from ssn_core.errors import InputError
 from ssn_core.runs import runner
-from ssn_core.runs.store import RunResult, run
+from ssn_core.runs.result import RunResult
+from ssn_core.runs.store import run
 
 
 def quiet(_: str) -> None:

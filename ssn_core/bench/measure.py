@@ -27,7 +27,7 @@ from ssn_core.bench.plan import Group, Settings, plan
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 from ssn_core.runs.profiles import Profile, load_profile, project_root
-from ssn_core.runs.runner import Log
+from ssn_core.runs.result import Log
 
 FILE = "bench.csv"
 COLUMNS = [

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ssn_core.runs.store import RunResult
+from ssn_core.runs.result import RunResult
 from ssn_core.study.reference import reference
 from ssn_core.study.style import METHOD_COLOURS, data_label, experiment_label, legend_below, pick
 

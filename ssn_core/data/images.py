@@ -1,4 +1,4 @@
-"""Pictures and masks from files to arrays and tensors; the only module that decodes image files."""
+"""Pictures and masks from files to arrays; the only module that decodes image files."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from ssn_core.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-
-# Mean and standard deviation per RGB channel of ImageNet: what torchvision's pretrained weights were trained with.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -65,20 +60,6 @@ def to_rgb(image: Image.Image, name: str = "image") -> np.ndarray:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.array(image.convert("RGB"))
-
-
-def to_tensor(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """Resize to ``size`` = (H, W) and normalise by ImageNet's statistics: uint8 (H0, W0, 3) to float32 (3, H, W).
-
-    Raises:
-        InputError: ``image`` is not uint8 of shape (H0, W0, 3).
-    """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(f"Expected an image of uint8 (H, W, 3), got {image.dtype} {image.shape}.")
-    pixels = torch.from_numpy(resize_bilinear(image, size)).permute(2, 0, 1).float() / 255  # (3, H, W)
-    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    return ((pixels - mean) / std).contiguous()
 
 
 def resize_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ssn_core.errors import InputError
 from ssn_core.metrics.ranking import Ranking, rank_images, rank_pixels
@@ -163,9 +162,9 @@ def _pixel_inputs(maps: Any, masks: Any | None) -> tuple[np.ndarray, np.ndarray 
 def _numbers(values: Any, name: str, dimensions: int) -> np.ndarray:
     shape = {1: "(N,)", 3: "(N, H, W)"}[dimensions]
     try:
-        if isinstance(values, torch.Tensor):
+        if hasattr(values, "detach"):  # a tensor; torch itself is not needed for arrays
             values = values.detach().cpu()
-            values = values.float() if values.dtype == torch.bfloat16 else values  # numpy has no bfloat16
+            values = values.float() if str(values.dtype) == "torch.bfloat16" else values  # numpy has no bfloat16
         array = np.asarray(values)
     except ValueError as error:
         raise InputError(f"{name} is not an array: give one of shape {shape} ({error})") from error

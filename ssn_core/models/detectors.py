@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ssn_core.data import images as image_io
 from ssn_core.errors import InputError
-from ssn_core.models.trunk import CHANNELS, make_trunk
+from ssn_core.models.trunk import CHANNELS, make_trunk, to_tensor
 from ssn_core.models.upscale import map_matrices, upscale
 
 BLUR_SIGMA = 4.0
@@ -155,7 +155,7 @@ class Detector(nn.Module):
         if self.training:
             raise InputError("predict needs a model in eval mode; call model.eval() first")
         weight = next(self.parameters())
-        batch = image_io.to_tensor(pixels, self.image_size)[None].to(weight.device, weight.dtype)
+        batch = to_tensor(pixels, self.image_size)[None].to(weight.device, weight.dtype)
         anomaly_map, score = self(batch)
         return Prediction(float(score[0]), float(anomaly_map.max()), anomaly_map[0].float().cpu().numpy())
 

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from ssn_core.data.images import resize_bilinear
 from ssn_core.errors import InputError
 
 #: channels of the stride-8 and the stride-16 stage
@@ -18,6 +20,24 @@ _RESNET_WEIGHTS = {
     "wide_resnet50_2": torchvision.models.Wide_ResNet50_2_Weights.IMAGENET1K_V1,
     "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
 }
+
+# Mean and standard deviation per RGB channel of ImageNet: what torchvision's pretrained weights were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def to_tensor(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """Resize to ``size`` = (H, W) and normalise by ImageNet's statistics: uint8 (H0, W0, 3) to float32 (3, H, W).
+
+    Raises:
+        InputError: ``image`` is not uint8 of shape (H0, W0, 3).
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"Expected an image of uint8 (H, W, 3), got {image.dtype} {image.shape}.")
+    pixels = torch.from_numpy(resize_bilinear(image, size)).permute(2, 0, 1).float() / 255  # (3, H, W)
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    return ((pixels - mean) / std).contiguous()
 
 
 class ResNetTrunk(nn.Module):

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.data.datasets import Sample
-from ssn_core.data.images import read_image, to_tensor
+from ssn_core.data.images import read_image
 from ssn_core.errors import InputError
+from ssn_core.models.trunk import to_tensor
 
 #: as is, flipped vertically, flipped horizontally, rotated by 180 degrees: dimensions of (..., H, W) to flip
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from ssn_core.data.datasets import Sample
-from ssn_core.data.images import read_image, to_tensor
+from ssn_core.data.images import read_image
 from ssn_core.fast.inference import FoldedDetector
 from ssn_core.models.noise import perlin_noise
+from ssn_core.models.trunk import to_tensor
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.evaluation import Outputs, Truth, measure, predict_features
 from ssn_core.runs.features import Features, batch_size, single_precision

@@ -20,7 +20,7 @@ from ssn_core.runs.profiles import (
     run_command,
     simplenet_like,
 )
-from ssn_core.runs.store import find_run, load_run
+from ssn_core.runs.result import find_run, load_run
 
 
 @dataclass

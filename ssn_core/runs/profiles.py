@@ -14,10 +14,8 @@ from ssn_core.data.datasets import open_dataset
 from ssn_core.data.find import find_root
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
-from ssn_core.models.trunk import weights_path
 from ssn_core.runs.config import PRESETS, RunConfig, preset
-from ssn_core.runs.runner import Log
-from ssn_core.runs.store import RunResult, find_run, run
+from ssn_core.runs.result import Log, RunResult, find_run
 
 _KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}
 
@@ -64,6 +62,8 @@ class Profile:
 
     def run(self, runs: str | list[RunConfig], device: str | None = None, log: Log = print) -> list[RunResult | NotRun]:
         """Run or load every configuration of one experiment, or those given; see :func:`ssn_core.run`."""
+        from ssn_core.runs.store import run  # loads torch, which reading finished runs does without
+
         configs = self.configs(runs) if isinstance(runs, str) else runs
         self.prepare()
         missing = {c.run_id: reason for c in configs if (reason := self.unavailable(c))}
@@ -94,6 +94,8 @@ class Profile:
             find_root(config.dataset, config.category, self.data_root(config))
         except InputError as error:
             return f"data: {error}"
+        from ssn_core.models.trunk import weights_path
+
         if self.skip_unavailable and weights_path(config.backbone) is None:
             return f"weights: none of {config.backbone} on this machine (making the run by its command downloads them)"
         return None

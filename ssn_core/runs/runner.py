@@ -7,7 +7,6 @@ import io
 import platform
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,14 +26,12 @@ from ssn_core.runs import evaluation as evaluate
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
 from ssn_core.runs.held_out import Validation
+from ssn_core.runs.result import CHECKPOINT, FORMAT, MODEL, Log, read_run_file
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
 from ssn_core.runs.training_set import TrainingSet, real_defects
 
-FORMAT = 2
 HISTORY = ["epoch", "step", "loss", "loss_map", "loss_image", "noise_rms", "loss_generator", *METRICS]
 VALIDATION = [f"validation {name}" for name in METRICS]
-CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
-Log = Callable[[str], None]
 
 
 class Runner:
@@ -250,16 +247,6 @@ class Runner:
     def _restore(self, saved: dict[str, Any]) -> None:
         self.trainer.load_state_dict(saved["trainer"])
         self.history, self.seconds = saved["history"], saved["seconds"]
-
-
-def read_run_file(path: Path, read: Callable[[Path], Any]) -> Any:
-    """Read one file of a run folder; whatever is wrong with it names the file and the way out."""
-    try:
-        return read(path)
-    except Exception as error:  # every reader has its own types for a truncated or a foreign file
-        raise InputError(
-            f"{path} cannot be read ({error}); delete the folder {path.parent} and run its configuration again"
-        ) from error
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

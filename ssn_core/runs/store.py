@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import load_file
 
 from ssn_core.data.datasets import open_dataset
 from ssn_core.errors import InputError
-from ssn_core.files import read_json
 from ssn_core.models.detectors import Detector, build_model
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.guard import interrupted_by_sigterm, owned
-from ssn_core.runs.runner import CHECKPOINT, FORMAT, MODEL, Log, Runner, read_run_file
+from ssn_core.runs.result import CHECKPOINT, MODEL, Log, RunResult, find_run, load_run, read_run_file
+from ssn_core.runs.runner import Runner
 from ssn_core.runs.trainer import trained_state
 from ssn_core.runs.training_set import TrainingSet
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run, read from its folder. ``metrics`` values are floats or "n/a"; ``info`` is run.json."""
-
-    config: RunConfig
-    path: Path
-    info: dict[str, Any]
-    metrics: dict[str, Any]
-
-    @functools.cached_property
-    def history(self) -> pd.DataFrame:
-        """One row per epoch: losses, noise RMS and, where evaluated, the metrics."""
-        return pd.read_csv(self.path / "history.csv")
-
-    @functools.cached_property
-    def scores(self) -> pd.DataFrame:
-        """One row per test image: image, defect, label, score, map_score (logits)."""
-        return pd.read_csv(self.path / "scores.csv")
-
-    @functools.cached_property
-    def curves(self) -> dict[str, np.ndarray]:
-        """ROC and precision-recall arrays, see :func:`ssn_core.runs.evaluation.curve_arrays`."""
-        return _read_npz(self.path / "curves.npz")
-
-    @functools.cached_property
-    def examples(self) -> dict[str, np.ndarray]:
-        """``images`` (n,) names and ``maps`` (n, H, W) float16 logits."""
-        return _read_npz(self.path / "examples.npz")
 
 
 def run(
@@ -112,36 +77,6 @@ def _usable_device(device: str | torch.device) -> torch.device:
         raise InputError(f"device={str(device)!r} cannot be used here ({reason}); choose cpu or cuda") from error
 
 
-def find_run(config: RunConfig, store: str | Path = "data/results") -> RunResult | None:
-    """The finished run of a configuration, or None; another configuration's or format's folder is an error."""
-    folder = Path(store) / config.run_id
-    if not (folder / "run.json").is_file():
-        return None
-    result = load_run(folder)
-    if result.config != config:
-        raise InputError(
-            f"{folder} was written by another configuration ({_difference(result.config, config)}); "
-            "move that folder away or choose another store"
-        )
-    return result
-
-
-def load_run(folder: str | Path) -> RunResult:
-    """Read a finished run folder."""
-    folder = Path(folder)
-    path = folder / "run.json"
-    if not path.is_file():
-        raise InputError(f"{folder} holds no finished run (no run.json); run its configuration first")
-    info = read_run_file(path, read_json)
-    if info.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format {info.get('format')!r}, this version reads format {FORMAT}; "
-            "delete the folder and run the configuration again"
-        )
-    config = read_run_file(path, lambda _: RunConfig(**info["config"]))
-    return RunResult(config, folder, info, read_run_file(folder / "metrics.json", read_json))
-
-
 def load_model(path: str | Path) -> Detector:
     """The trained model of a run folder, in eval mode on the CPU."""
     config = load_run(path).config
@@ -157,13 +92,3 @@ def load_model(path: str | Path) -> Detector:
         raise InputError(f"{file} does not fit its run.json; delete the folder {path} and run the configuration again")
     model.load_state_dict(state, strict=False)
     return model.eval()
-
-
-def _difference(found: RunConfig, wanted: RunConfig) -> str:
-    a, b = found.as_dict(), wanted.as_dict()
-    return ", ".join(f"{name}: {a[name]!r} there, {b[name]!r} asked" for name in a if a[name] != b[name])
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}

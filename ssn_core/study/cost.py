@@ -11,7 +11,7 @@ import pandas as pd
 from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
 from ssn_core.runs.config import PRESETS, RunConfig, preset
-from ssn_core.runs.store import load_run
+from ssn_core.runs.result import load_run
 
 
 def cost(store: str | Path, seeds: int = 5) -> pd.DataFrame:

@@ -17,8 +17,8 @@ from ssn_core.fast.inference import fold
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.evaluation import predict_features
 from ssn_core.runs.features import extract
-from ssn_core.runs.runner import MODEL
-from ssn_core.runs.store import RunResult, load_model
+from ssn_core.runs.result import MODEL, RunResult
+from ssn_core.runs.store import load_model
 from ssn_core.study.panels import pixel_threshold
 from ssn_core.study.style import legend_below, method_colour, method_label, pick
 

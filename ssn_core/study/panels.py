@@ -21,7 +21,7 @@ from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.data.images import read_image, read_mask
 from ssn_core.errors import InputError
 from ssn_core.runs.profiles import Profile, project_root
-from ssn_core.runs.store import RunResult
+from ssn_core.runs.result import RunResult
 from ssn_core.study.style import data_label, method_label, nothing_to_draw, pick, publish
 
 MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ssn_core.metrics import METRICS
-from ssn_core.runs.store import RunResult
+from ssn_core.runs.result import RunResult
 from ssn_core.study.gating import as_published
 from ssn_core.study.trend import rise
 

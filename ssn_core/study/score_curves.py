@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssn_core.metrics import NOT_AVAILABLE
-from ssn_core.runs.store import RunResult
+from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.style import (
     DEFECTIVE,

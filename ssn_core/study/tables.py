@@ -17,7 +17,7 @@ from ssn_core.files import write_atomic
 from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun, run_command
-from ssn_core.runs.store import RunResult
+from ssn_core.runs.result import RunResult
 from ssn_core.study.reference import course_report, published, sweep_log
 from ssn_core.study.style import data_label, method_label
 

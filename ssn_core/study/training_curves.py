@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssn_core.runs.store import RunResult
+from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.style import METHOD_COLOURS, PUBLISHED, legend_below, method_colour, method_label, pick, publish
 

@@ -1,0 +1,100 @@
+"""Finished runs, read from their folders: no torch, so that tables, figures and the report open at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ssn_core.errors import InputError
+from ssn_core.files import read_json
+from ssn_core.runs.config import RunConfig
+
+FORMAT = 2
+CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run, read from its folder. ``metrics`` values are floats or "n/a"; ``info`` is run.json."""
+
+    config: RunConfig
+    path: Path
+    info: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @functools.cached_property
+    def history(self) -> pd.DataFrame:
+        """One row per epoch: losses, noise RMS and, where evaluated, the metrics."""
+        return pd.read_csv(self.path / "history.csv")
+
+    @functools.cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per test image: image, defect, label, score, map_score (logits)."""
+        return pd.read_csv(self.path / "scores.csv")
+
+    @functools.cached_property
+    def curves(self) -> dict[str, np.ndarray]:
+        """ROC and precision-recall arrays, see :func:`ssn_core.runs.evaluation.curve_arrays`."""
+        return _read_npz(self.path / "curves.npz")
+
+    @functools.cached_property
+    def examples(self) -> dict[str, np.ndarray]:
+        """``images`` (n,) names and ``maps`` (n, H, W) float16 logits."""
+        return _read_npz(self.path / "examples.npz")
+
+
+def find_run(config: RunConfig, store: str | Path = "data/results") -> RunResult | None:
+    """The finished run of a configuration, or None; another configuration's or format's folder is an error."""
+    folder = Path(store) / config.run_id
+    if not (folder / "run.json").is_file():
+        return None
+    result = load_run(folder)
+    if result.config != config:
+        raise InputError(
+            f"{folder} was written by another configuration ({_difference(result.config, config)}); "
+            "move that folder away or choose another store"
+        )
+    return result
+
+
+def load_run(folder: str | Path) -> RunResult:
+    """Read a finished run folder."""
+    folder = Path(folder)
+    path = folder / "run.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no finished run (no run.json); run its configuration first")
+    info = read_run_file(path, read_json)
+    if info.get("format") != FORMAT:
+        raise InputError(
+            f"{path} has format {info.get('format')!r}, this version reads format {FORMAT}; "
+            "delete the folder and run the configuration again"
+        )
+    config = read_run_file(path, lambda _: RunConfig(**info["config"]))
+    return RunResult(config, folder, info, read_run_file(folder / "metrics.json", read_json))
+
+
+def read_run_file(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Read one file of a run folder; whatever is wrong with it names the file and the way out."""
+    try:
+        return read(path)
+    except Exception as error:  # every reader has its own types for a truncated or a foreign file
+        raise InputError(
+            f"{path} cannot be read ({error}); delete the folder {path.parent} and run its configuration again"
+        ) from error
+
+
+def _difference(found: RunConfig, wanted: RunConfig) -> str:
+    a, b = found.as_dict(), wanted.as_dict()
+    return ", ".join(f"{name}: {a[name]!r} there, {b[name]!r} asked" for name in a if a[name] != b[name])
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
