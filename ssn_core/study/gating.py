@@ -19,8 +19,9 @@ from ssn_core.runs.evaluation import predict_features
 from ssn_core.runs.features import extract
 from ssn_core.runs.result import MODEL, RunResult
 from ssn_core.runs.store import load_model
+from ssn_core.study.labels import method_colour, method_label, pick
 from ssn_core.study.panels import pixel_threshold
-from ssn_core.study.style import legend_below, method_colour, method_label, pick
+from ssn_core.study.style import legend_below
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("no gate", "Youden (test)", "quantile (normal training)")
