@@ -8,10 +8,11 @@ from typing import Any
 
 from ssn_core.metrics import METRICS
 from ssn_core.study.differences import Sample
+from ssn_core.study.reference import PUBLISHED_RUNS
+from ssn_core.study.results import only
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")
-PUBLISHED_RUNS = 5  # behind every published mean and its sample standard deviation
 #: counted, or computed from the data and the frozen trunk alone: the same for every seed
 DETERMINISTIC = ("parameters", "feature-std", "noise-to-features")
 #: what two trainings share where one change is to explain their difference; then they are compared seed by seed
@@ -99,11 +100,11 @@ def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
 
 
 def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
-    groups = [g for g in summary["groups"] if all(g.get(k) == v for k, v in bare.where.items())]
     bare = dataclasses.replace(bare, command=missing_command(bare.where, summary))
-    if not groups or bare.metric not in groups[0]["values"]:
+    group = only(summary["groups"], **bare.where)
+    if group is None or bare.metric not in group["values"]:
         return bare
-    group, found = groups[0], groups[0]["values"][bare.metric]
+    found = group["values"][bare.metric]
     fields: dict[str, Any] = {name: group[name] for name in ("epochs", "steps", "n", "device", "backbone")}
     fields = {"conditions": fields, "setting": {name: group[name] for name in _PAIRED}}
     if bare.statistic == "mean" and bare.metric not in DETERMINISTIC:
