@@ -80,16 +80,16 @@ def _scaled(bare: Quantity, value: float, **fields: Any) -> Quantity:
 
 
 def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
-    """The first fitting row of a reference file, of the counters or of the benchmark."""
-    rows = [row for row in summary[bare.source] if all(row.get(k) == v for k, v in bare.where.items())]
+    """The one fitting row of a reference file, of the counters or of the benchmark."""
+    where = dict(bare.where)
     if bare.source in ("course", "published", "log"):
-        rows = [row for row in rows if row["metric"] == bare.metric]
+        where["metric"] = bare.metric
     if bare.source == "speed":
-        rows = [row for row in rows if row["statistic"] == bare.statistic]
+        where["statistic"] = bare.statistic
     column = bare.statistic if bare.source == "log" else _COLUMNS.get(bare.source, bare.metric)
-    if not rows or rows[0][column] is None:
+    row, fields = only(summary[bare.source], **where), {}
+    if row is None or row[column] is None:
         return dataclasses.replace(bare, command=_COMMANDS.get(bare.source))
-    row, fields = rows[0], {}
     if bare.source == "published":
         fields = {"std": row["std"], "n": PUBLISHED_RUNS}
     if bare.source == "bench":

@@ -123,7 +123,7 @@ def test_a_look_up_that_fits_several_groups_asks_which() -> None:
     found = [{"experiment": "a", "beta": beta, "setting": f"β = {beta}"} for beta in (0.1, 0.5)]
     assert results.only(found, experiment="a", beta=0.5) == found[1]
     assert results.only(found, experiment="b") is None
-    with pytest.raises(InputError, match="2 groups of runs fit experiment: a; add one of beta, setting"):
+    with pytest.raises(InputError, match="2 results fit experiment: a; add one of beta, setting"):
         results.only(found, experiment="a")
 
 

@@ -26,6 +26,8 @@ from ssn_core.study.run_values import run_values
 Outcome = RunResult | NotRun
 _KEY = ["experiment", "dataset", "category", "backbone", "setting"]
 COLUMNS = [*_KEY, "seed", "n", "metric", "source", "mean", "std"]
+#: what may tell two groups apart, or two rows of a reference file or of the benchmark
+_NAMING = {*RunConfig.model_fields, "setting", "source", "table", "configuration", "masks", "variant", "device"}
 _VARIES = {"seed": 0, "eval_every": 0}  # how often a run is looked at does not change it
 _WORDS = {
     "epochs": "{} epochs",
@@ -117,14 +119,11 @@ def only(candidates: Sequence[Mapping[str, Any]], **where: Any) -> Mapping[str, 
     """The one candidate that has these fields, or None; several are an error that tells how they differ."""
     fitting = [c for c in candidates if all(c.get(name) == value for name, value in where.items())]
     if len(fitting) > 1:
-        differ = [name for name in fitting[0] if any(c.get(name) != fitting[0][name] for c in fitting) and name in _ASK]
+        differ = [n for n in fitting[0] if n in _NAMING and any(c.get(n) != fitting[0][n] for c in fitting)]
         listed = "; ".join(", ".join(f"{name}: {c.get(name)}" for name in differ) for c in fitting)
         asked = ", ".join(f"{name}: {value}" for name, value in where.items())
-        raise InputError(f"{len(fitting)} groups of runs fit {asked}; add one of {', '.join(differ)} ({listed})")
+        raise InputError(f"{len(fitting)} results fit {asked}; add one of {', '.join(differ)} ({listed})")
     return fitting[0] if fitting else None
-
-
-_ASK = {*RunConfig.model_fields, "setting"} - {"seed", "eval_every"}
 
 
 def table(outcomes: Iterable[Outcome], compared: bool = True) -> pd.DataFrame:
