@@ -333,6 +333,12 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     (root / "report" / "en" / "1-context.typ").write_text("#import")
     with pytest.raises(InputError, match="Typst stopped: error"):
         build_report(root, languages=("en",))
+    for config in (*wanted("learned_noise_v2", "screw", beta=0.1), *wanted("learned_noise_v2", "screw", beta=0.5)):
+        write_run(root / "data" / "results", config, flat(0.8))
+    vague = '#import "../shared/lib.typ": *\n#ours("learned_noise_v2", "screw", "AUPRO")'
+    (root / "report" / "en" / "1-context.typ").write_text(vague)
+    with pytest.raises(InputError, match=r"several groups of runs fit .*β = 0.1, .*β = 0.5"):
+        build_report(root, languages=("en",))
     root = checkout(tmp_path / "other", figures=False)
     (root / "data" / "reference" / "course_report_tables.csv").unlink()
     with pytest.raises(InputError, match=r"course_report_tables\.csv is missing"):
