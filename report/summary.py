@@ -19,7 +19,6 @@ import pandas as pd
 from ssn_core.bench import counters
 from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
-from ssn_core.bench.forms import inference_dtype
 from ssn_core.errors import InputError
 from ssn_core.metrics import METRICS
 from ssn_core.runs.config import RunConfig, preset
@@ -200,9 +199,6 @@ def _bench(root: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         return [], []
     table = bench.read(paths[-1])
     table["device"] = table["device"].str.partition(":")[0]  # its kind
-    forms = zip(table["group"], table["variant"], table["device"], strict=True)
-    dtypes = [inference_dtype(variant, device) if g.startswith("inference") else None for g, variant, device in forms]
-    table["precision"] = [None if dtype is None else str(dtype).removeprefix("torch.") for dtype in dtypes]
     measured, derived = (json.loads(t.to_json(orient="records")) for t in (table, efficiency.derived(table)))
     return measured, derived
 
