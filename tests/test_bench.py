@@ -16,6 +16,7 @@ from ssn_core import InputError, load_profile
 from ssn_core.bench import forms, show
 from ssn_core.bench import measure as bench
 from ssn_core.bench.plan import GPU_FORMS, Form, Group, Point, plan, settings_of
+from ssn_core.bench.process import count, timed
 from ssn_core.metrics import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,21 +36,32 @@ def committed() -> pd.DataFrame:
 
 
 def test_rows_compare_medians_with_the_first_form() -> None:
-    def turns(*pairs: tuple[float, float | None]) -> list[dict]:
-        return [{"seconds": seconds, "peak": peak, "where": "here"} for seconds, peak in pairs]
-
     group = Group("g", [Form("inference", "scenario_a", "resnet18", variant) for variant in ("plain", "fold")], [])
-    answers = [turns((0.4, 8e6), (0.2, 8e6), (0.9, 20e6)), turns((0.1, 2e6), (0.1, 1e6), (0.2, 2e6))]
-    plain, fold, *memory = bench.rows(group, Point("latency_batch1", 2, (64, 64)), answers)
-    spread = plain["value"], plain["spread_low"], plain["spread_high"], plain["unit"]
-    assert spread == ("200", "100", "450", "ms/image") and set(plain) == set(bench.COLUMNS)
-    assert plain["conditions"] == "64x64, batch 2, median of 3 turns, here"
+    times, memory = ((400, 200, 900), (100, 100, 200)), ((8, 8, 20), (2, 1, 2))
+    turns = [
+        [{"latency": (t, "ms/image"), "memory": (m, "MB")} for t, m in zip(*form, strict=True)] + [{"error": (0.5, "")}]
+        for form in zip(times, memory, strict=True)
+    ]
+    turns[0].pop()  # what one form alone says has no ratio
+    plain, fold, *others = bench.rows(group, Point("latency", 2, (64, 64)), turns, ["here", "there"])
+    assert set(plain) == set(bench.COLUMNS) and plain["conditions"] == "64x64, batch 2, median of 3 turns, here"
+    assert [plain[name] for name in ("value", "spread_low", "spread_high", "unit")] == ["400", "200", "900", "ms/image"]
     assert (plain["ratio_to_plain"], fold["ratio_to_plain"]) == ("1", "4")
-    assert [row["value"] for row in memory] == ["8", "2"] and memory[1]["ratio_to_plain"] == "4"
-    assert memory[0]["measurement"] == "memory_latency_batch1"
-    untold = [turns((0.4, None)), turns((0.1, None))]  # a system that does not tell its memory
-    rates = bench.rows(group, Point("throughput_batch16", 2, (64, 64)), untold)
-    assert [(row["value"], row["ratio_to_plain"]) for row in rates] == [("5", "1"), ("20", "4")]
+    assert [(row["measurement"], row["value"], row["ratio_to_plain"]) for row in others] == [
+        ("memory", "8", "1"), ("memory", "2", "4"), ("error", "0.5", ""),
+    ]  # fmt: skip
+    assert others[-1]["conditions"] == "64x64, batch 2, once, there"
+    rates = [[{"throughput": (value, "images/s")}] for value in (5.0, 20.0)]
+    assert bench.rows(group, Point("throughput", 2, (64, 64)), rates, ["here"] * 2)[1]["ratio_to_plain"] == "4"
+
+
+def test_units_by_hand() -> None:
+    assert timed(Point("latency_batch1", 1, (64, 64)), 0.25) == (250, "ms/image")
+    assert timed(Point("training_step_batch8", 8, (64, 64)), 0.25) == (31.25, "ms/image")
+    assert timed(Point("gpu_throughput_batch16", 16, (64, 64)), 0.25) == (64, "images/s")
+    assert timed(Point("training_run", 4, (64, 64), 8), 0.25) == (0.25, "s")
+    assert timed(Point("machine_product_half", 1, (1000, 1000)), 0.5) == (4, "GFLOP/s")
+    assert timed(Point("machine_copy", 1, (1000, 1000)), 0.5) == (0.016, "GB/s")
 
 
 def test_the_committed_table_is_what_the_profile_plans_with_peers() -> None:
@@ -100,13 +112,13 @@ def test_wrong_settings_are_refused(tmp_path: Path, changes: dict, message: str)
     ],
 )
 def test_every_form_of_a_network_runs(kind: str, variant: str, images: int) -> None:
-    facts: dict[str, float] = {}
+    facts: forms.Facts = {}
     call = getattr(forms, kind)(Form(kind, "scenario_a", "resnet18", variant), facts)(Point("", 2, (64, 64), images))
     call()
     if variant in ("plain", "fast"):
-        operations, traffic = forms.count(call)
+        operations, traffic = count(call)
         assert operations > 1e8 and traffic > 1e7
-    assert (0 < facts["error"] < 0.5) if variant == "fold_bfloat16" else "error" not in facts
+    assert (0 < facts["error"][0] < 0.5) if variant == "fold_bfloat16" else "error" not in facts
 
 
 def test_both_forms_of_the_metrics_agree() -> None:
@@ -119,15 +131,15 @@ def test_both_forms_of_the_metrics_agree() -> None:
 
 def test_operations_and_bytes_by_hand() -> None:
     a, b = torch.randn(3, 4), torch.randn(4, 5)
-    assert forms.count(lambda: a @ b) == (2 * 60, 4 * (12 + 20 + 15))
+    assert count(lambda: a @ b) == (2 * 60, 4 * (12 + 20 + 15))
     x, w = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(5, 3, 3, 3, requires_grad=True)
     forward = 2 * (2 * 5 * 64) * 27
-    assert forms.count(lambda: F.conv2d(x, w, padding=1))[0] == forward
-    assert forms.count(lambda: F.conv2d(x, w, padding=1).sum().backward())[0] == 3 * forward
+    assert count(lambda: F.conv2d(x, w, padding=1))[0] == forward
+    assert count(lambda: F.conv2d(x, w, padding=1).sum().backward())[0] == 3 * forward
     c = torch.zeros(7, 3, 5)  # in place, as the fast forms do it
-    assert forms.count(lambda: c.baddbmm_(a.expand(7, -1, -1), b.expand(7, -1, -1)))[0] == 7 * 120
-    assert forms.count(lambda: c[0].addmm_(a, b))[0] == forms.count(lambda: torch.mv(b.T, a[0]))[0] * 3 == 120
-    assert forms.count(lambda: a.view(4, 3).T)[1] == 0
+    assert count(lambda: c.baddbmm_(a.expand(7, -1, -1), b.expand(7, -1, -1)))[0] == 7 * 120
+    assert count(lambda: c[0].addmm_(a, b))[0] == count(lambda: torch.mv(b.T, a[0]))[0] * 3 == 120
+    assert count(lambda: a.view(4, 3).T)[1] == 0
 
 
 @pytest.mark.slow

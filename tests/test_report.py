@@ -53,23 +53,27 @@ def checkout(folder: Path, figures: bool = True) -> Path:
 def speed_rows(partial: bool = False) -> list[dict]:
     """A benchmark that nobody ran: the fast forms take the time that makes a ratio of 2.05; in part: training alone."""
 
-    def turns(*answers: tuple[float, float | None]) -> list[list[dict]]:
-        return [[{"seconds": seconds, "peak": peak, "where": "nowhere"}] * 2 for seconds, peak in answers]
+    def add(kind: str, model: tuple[str, str], variants: tuple[str, ...], *answers: dict) -> None:
+        forms = [Form(kind, *model, variant) for variant in variants]
+        point, turns = Point("", 1, (256, 256)), [[answer] * 2 for answer in answers]
+        table.extend(bench.rows(Group(" ".join((kind, *model)), forms, []), point, turns, ["nowhere"] * len(forms)))
 
-    size, table = (256, 256), []
-    for model in (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"), ("scenario_b", "resnet18")):
-        group = Group(" ".join(model), [Form("inference", *model, variant) for variant in ("plain", "fold")], [])
-        for name in ("latency_batch1", "throughput_batch16"):
-            table += bench.rows(group, Point(name, 1, size), turns((0.205, 3e8), (0.1, 1e8)))
-        counts = {"operations": 20.0, "traffic": 300.0, "parameters": 10.0, "where": "nowhere"}
-        table += bench.counted_rows(group, Point("latency_batch1", 1, size), [counts] * 2)
-    for name in ("product", "copy"):
-        group = Group(name, [Form("machine", "", "", name)], [])
-        table += bench.rows(group, Point(f"machine_{name}", 1, (2048, 2048)), turns((0.1, None)))
-    table = [] if partial else table
-    for model in (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18")):
-        group = Group("training", [Form("training", *model, variant) for variant in ("plain", "fast")], [])
-        table += bench.rows(group, Point("training_step_batch8", 1, size), turns((0.4, 3e8), (0.1, 3e8)))
+    def forward(ms: float, megabytes: float) -> dict:
+        found = {"latency_batch1": (ms, "ms/image"), "throughput_batch16": (1000 / ms, "images/s")}
+        found |= {f"memory_{name}": (megabytes, "MB") for name in found}
+        return found | {"operations": (20, "GFLOP/image"), "traffic": (300, "MB/image"), "parameters": (10, "M")}
+
+    table: list[dict] = []
+    networks = (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"), ("scenario_b", "resnet18"))
+    for model in networks if not partial else ():
+        add("inference", model, ("plain", "fold"), forward(205, 300), forward(100, 100))
+    for name, unit in (("product", "GFLOP/s"), ("copy", "GB/s")) if not partial else ():
+        add("machine", ("", ""), (name,), {f"machine_{name}": (100, unit)})
+    for model in networks[:2]:
+        step = [
+            {"training_step_batch8": (ms, "ms/image"), "memory_training_step_batch8": (300, "MB")} for ms in (400, 100)
+        ]
+        add("training", model, ("plain", "fast"), *step)
     return table
 
 

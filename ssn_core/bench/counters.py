@@ -22,7 +22,7 @@ def measure(model: Any, images: Any) -> dict[str, int]:
     """Operations of one forward by both counters. As published, a first forward does what is done once."""
     import torch  # what reads the table does without
 
-    from ssn_core.bench.forms import count
+    from ssn_core.bench.process import count
 
     with torch.no_grad():
         model(images)

@@ -1,26 +1,15 @@
-"""The process of one form: ``python -m ssn_core.bench.forms FORM`` makes it and waits for its turns. Weights are random
-and images are noise: speed depends on neither."""
+"""The computations that are timed: a form becomes what prepares it for a point, which becomes what is called. Weights are
+random and images are noise: speed depends on neither."""
 
 from __future__ import annotations
 
 import copy
-import json
-import math
-import os
-import platform
-import re
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ssn_core.bench.plan import PEER, Form, Point, inference_dtype
 from ssn_core.fast.inference import fold
@@ -35,9 +24,9 @@ from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
 
 _EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
-_TURN_SECONDS = 0.3  # a turn repeats a shorter call until it has lasted so long
 Call = Callable[[], Any]
 Prepare = Callable[[Point], Call]
+Facts = dict[str, tuple[float, str]]  # measurement -> value, unit
 
 
 def network(form: Form) -> nn.Module:
@@ -52,15 +41,15 @@ def network(form: Form) -> nn.Module:
     return SupersimplenetModel(backbone=f"{form.backbone}.tv_in1k")
 
 
-def inference(form: Form, facts: dict[str, float]) -> Prepare:
+def inference(form: Form, facts: Facts) -> Prepare:
     """One forward, from images in main memory to logits there: transfers to a device and back count."""
     dtype, cuda = getattr(torch, inference_dtype(form.variant, form.device)), form.device.startswith("cuda")
     model = network(form).eval()
-    facts["parameters"] = sum(p.numel() for p in model.parameters()) / 1e6
+    facts["parameters"] = (sum(p.numel() for p in model.parameters()) / 1e6, "M")
     if form.variant.startswith(("fold", "graph")):
         model = fold(model)
     if form.variant.startswith("fold_"):
-        facts["error"] = _rounding(model, dtype)
+        facts["error"] = (_rounding(model, dtype), "of the map's deviation")
     model = model.to(form.device, dtype)
     if form.variant.endswith("compiled"):
         model = torch.compile(model, dynamic=False)
@@ -71,11 +60,8 @@ def inference(form: Form, facts: dict[str, float]) -> Prepare:
         if form.variant.startswith("graph"):
             # of batches two are under way, so that one travels while the other is computed
             engines = [Recorded(model, point.batch, point.size) for _ in range(min(2, point.batch))]
-            if cuda:
-                torch.cuda.empty_cache()
-                facts["held"] = torch.cuda.memory_reserved()  # a replay allocates nothing: the graphs hold it
             engines[0].start(images)
-            return lambda: _next(engines, images)
+            return lambda: (engines.reverse(), engines[0].start(images), engines[-1].finish())
 
         @torch.no_grad()  # inference mode would hide the operations from counting
         def forward() -> list[Tensor]:
@@ -86,16 +72,6 @@ def inference(form: Form, facts: dict[str, float]) -> Prepare:
     return prepare
 
 
-def _next(engines: list[Recorded], images: Tensor) -> None:
-    """Start a batch on the engine that is free, and finish the oldest."""
-    if len(engines) == 1:
-        engines[0](images)
-    else:
-        engines.reverse()
-        engines[0].start(images)
-        engines[1].finish()
-
-
 def _rounding(model: nn.Module, dtype: torch.dtype) -> float:
     """Largest difference of the map's logits to float32, over their standard deviation."""
     images = torch.randn(1, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
@@ -104,7 +80,7 @@ def _rounding(model: nn.Module, dtype: torch.dtype) -> float:
     return float((rough - exact).abs().max() / exact.std())
 
 
-def training(form: Form, facts: dict[str, float]) -> Prepare:
+def training(form: Form, facts: Facts) -> Prepare:
     """One optimiser step, or a whole training of ``images`` images: the plain form and the peer's recompute the trunk
     for every batch, the fast one computes it once an image and reads the cache."""
     model = network(form).to(form.device).train()
@@ -164,7 +140,7 @@ def _fast_steps(form: Form, model: nn.Module, batches: list[Tensor], rng: torch.
     return [lambda part=part: trainer.train_batch(part, features.batch(part, device), rng) for part in parts]
 
 
-def metrics(form: Form, facts: dict[str, float]) -> Prepare:
+def metrics(form: Form, facts: Facts) -> Prepare:
     """All seven metrics ("seven") or AUPRO alone, exact, by scikit-learn or by the peer."""
 
     def prepare(point: Point) -> Call:
@@ -213,7 +189,7 @@ def scikit_learn_metrics(scores: np.ndarray, maps: np.ndarray, labels: np.ndarra
     return dict(zip(METRICS, values, strict=True))
 
 
-def machine(form: Form, facts: dict[str, float]) -> Prepare:
+def machine(form: Form, facts: Facts) -> Prepare:
     """What the device can do at best: a large matrix product (operations), a large copy (bytes)."""
 
     def prepare(point: Point) -> Call:
@@ -225,82 +201,5 @@ def machine(form: Form, facts: dict[str, float]) -> Prepare:
     return prepare
 
 
-class _Traffic(TorchDispatchMode):
-    """Bytes read and written when every operation reads its inputs from memory and writes its outputs there."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        aliases = [value.alias_info for value in func._schema.returns]
-        if not any(alias is not None and not alias.is_write for alias in aliases):  # no view
-            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
-            self.total += sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in tensors)  # an expanded one is small
-        return out
-
-
-def count(call: Call) -> tuple[int, int]:
-    """Run ``call`` once, backward passes included: operations (two for every multiply-add of a product or convolution,
-    nothing else) and bytes moved. Not under inference mode, which hides the operations."""
-    aten, product = torch.ops.aten, lambda _, a, b, **kwargs: 2 * math.prod(a) * b[-1]
-    left_out = {aten.addmm_: product, aten.baddbmm_: product, aten.mv: lambda a, b, **kwargs: 2 * math.prod(a)}
-    with FlopCounterMode(display=False, custom_mapping=left_out) as flops, _Traffic() as traffic:
-        call()
-    return flops.get_total_flops(), traffic.total
-
-
-def serve(form: Form) -> None:
-    """Read commands, one JSON object a line, and answer each with one."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
-    before, facts = _memory("VmRSS"), {}
-    prepare = {f.__name__: f for f in (inference, training, metrics, machine)}[form.kind](form, facts)
-    where = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    where = torch.cuda.get_device_name() if form.device.startswith("cuda") else where
-    for line in sys.stdin:
-        command, answer = json.loads(line), {"where": f"{where}, torch {torch.__version__.split('+')[0]}"}
-        if "point" in command:
-            point = Point(*command["point"])
-            call = prepare(point)
-            call()  # the warm-up
-            repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))
-        elif "turn" in command:
-            peak = _peak(form.device, before)
-            answer |= {"seconds": _seconds(call, repeats), "peak": peak() and max(peak(), facts.get("held", 0))}
-        else:
-            operations, traffic = count(call)
-            answer |= {"operations": operations / point.batch / 1e9, "traffic": traffic / point.batch / 1e6} | facts
-        print(json.dumps(answer), file=answers)
-
-
-def _seconds(call: Call, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
-
-
-def _peak(device: str, before: int) -> Callable[[], float | None]:
-    """Starts watching memory; the function tells the peak in bytes, None where the system does not. On a CUDA device
-    what tensors took, not what the allocator reserved (erratum 9); else the process's growth since ``before``."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return lambda: None
-    return lambda: _memory("VmHWM") - before
-
-
-def _memory(key: str) -> int:
-    """Bytes by Linux's account of the process; 0 on other systems."""
-    status = Path("/proc/self/status")
-    found = re.search(rf"{key}:\s+(\d+)", status.read_text()) if status.is_file() else None
-    return 1024 * int(found[1]) if found else 0
-
-
-if __name__ == "__main__":
-    serve(Form(*json.loads(sys.argv[1])))
+#: by :class:`ssn_core.bench.plan.Form`'s ``kind``
+KINDS = {"inference": inference, "training": training, "metrics": metrics, "machine": machine}

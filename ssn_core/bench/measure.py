@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,12 +29,7 @@ COLUMNS = [
     "value", "unit", "spread_low", "spread_high", "ratio_to_plain", "conditions",
 ]  # fmt: skip
 _LEAST_TURNS = 3
-_RATES = ("images/s", "GFLOP/s", "GB/s")  # more is better
-_COUNTED = {
-    "latency_batch1": {"parameters": "M", "operations": "GFLOP/image", "traffic": "MB/image"},
-    "training_step_batch8": {"operations_training": "GFLOP/image", "traffic_training": "MB/image"},
-    "precision": {"error": "of the map's deviation"},
-}  # beside which measurement what is counted, and its unit
+_COUNTED = ("latency_batch1", "training_step_batch8", "precision")  # beside these stands what is counted
 Row = dict[str, Any]
 
 
@@ -95,7 +91,7 @@ def _process(form: Form, peers: str | None) -> Iterator[Callable[..., Row]]:
     """A form in a process of its own; gives what sends it a command and waits for its answer."""
     python = peers if form.variant == PEER else sys.executable
     process = subprocess.Popen(
-        [python, "-m", "ssn_core.bench.forms", json.dumps(form)], cwd=project_root(), text=True, bufsize=1,
+        [python, "-m", "ssn_core.bench.process", json.dumps(form)], cwd=project_root(), text=True, bufsize=1,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
 
@@ -118,76 +114,42 @@ def _measured(group: Group, settings: Settings, peers: str | None) -> list[Row]:
     with contextlib.ExitStack() as stack:
         forms = [stack.enter_context(_process(form, peers)) for form in group.forms]
         for point in group.points:
-            for ask in forms:
-                ask(point=point)
-            turns: list[list[Row]] = [[] for _ in forms]
+            where = [ask(point=point)["where"] for ask in forms]
+            answers: list[list[Row]] = [[] for _ in forms]
             started = time.monotonic()
-            while len(turns[0]) < settings.turns:
-                for ask, answers in zip(forms, turns, strict=True):
-                    answers.append(ask(turn=True))
-                if len(turns[0]) >= _LEAST_TURNS and time.monotonic() - started > settings.seconds:
+            for turn in range(settings.turns):
+                if turn >= _LEAST_TURNS and time.monotonic() - started > settings.seconds:
                     break
-            table += rows(group, point, turns)
-            if point.measurement in _COUNTED:
-                table += counted_rows(group, point, [ask(count=True) for ask in forms])
+                for ask, own in zip(forms, answers, strict=True):
+                    own.append(ask(turn=turn))
+            for ask, own in zip(forms, answers, strict=True):
+                own.append(ask(count=point.measurement in _COUNTED))
+            table += rows(group, point, answers, where)
     return table
 
 
-def rows(group: Group, point: Point, turns: Sequence[Sequence[Row]]) -> list[Row]:
-    """Rows of one point from each form's turns (``seconds``, ``peak`` bytes or None, ``where``): time, then memory."""
-    unit, scale = _unit(point)
-    where = [form[0]["where"] for form in turns]
-    times = [[scale / t["seconds"] if unit in _RATES else scale * t["seconds"] for t in form] for form in turns]
-    table = _rows(group, point, point.measurement, unit, times, where)
-    peaks = [[turn["peak"] / 1e6 for turn in form if turn["peak"] is not None] for form in turns]
-    if all(peaks) and group.forms[0].kind != "machine":
-        table += _rows(group, point, f"memory_{point.measurement}", "MB", peaks, where)
-    return table
-
-
-def counted_rows(group: Group, point: Point, counts: Sequence[Row]) -> list[Row]:
-    """Rows of what is counted and not timed (:data:`_COUNTED`), from each form's counts and ``where``."""
-    table = []
-    for name, unit in _COUNTED[point.measurement].items():
-        values = [[form[key]] if (key := name.removesuffix("_training")) in form else [] for form in counts]
-        table += _rows(group, point, name, unit, values, [form["where"] for form in counts])
-    return table
-
-
-def _unit(point: Point) -> tuple[str, float]:
-    """Unit, and the factor from seconds to it (a rate: what is divided by the seconds)."""
-    height, width = point.size
-    if "throughput" in point.measurement:
-        return "images/s", point.batch
-    if point.measurement.startswith("machine_product"):
-        return "GFLOP/s", 2 * height**3 / 1e9
-    if point.measurement == "machine_copy":
-        return "GB/s", 2 * 4 * height * width / 1e9  # float32, read and written
-    return ("s", 1.0) if point.images else ("ms/image", 1e3 / point.batch)
-
-
-def _rows(
-    group: Group, point: Point, measurement: str, unit: str, samples: Sequence[Sequence[float]], where: Sequence[str]
-) -> list[Row]:
-    """One row for every form that has samples."""
+def rows(group: Group, point: Point, answers: Sequence[Sequence[Row]], where: Sequence[str]) -> list[Row]:
+    """Rows of one point from each form's answers, measurement -> (value, unit), and where it ran."""
     table: list[Row] = []
-    medians = [median(values) for values in samples if values]
-    for form, values, place in zip(group.forms, samples, where, strict=True):
-        if not values:
-            continue
-        middle = median(values)
-        ratio = middle / medians[0] if unit in _RATES else medians[0] / middle if middle else 0.0
-        row = {"group": group.name, "measurement": measurement, "unit": unit, "batch": point.batch}
-        row |= {"height": point.size[0], "width": point.size[1], "images": point.images or ""}
-        row |= {name: getattr(form, name) for name in ("experiment", "backbone", "variant", "device")}
-        row |= {"value": f"{middle:.4g}", "spread_low": f"{min(values):.4g}", "spread_high": f"{max(values):.4g}"}
-        row |= {"ratio_to_plain": f"{ratio:.3g}" if len(medians) > 1 else ""}
-        table.append(row | {"conditions": _conditions(form, point, len(values), place)})
+    for measurement in dict.fromkeys(name for form in answers for answer in form for name in answer):
+        samples = [[answer[measurement] for answer in form if measurement in answer] for form in answers]
+        medians = [median(value for value, _ in form) for form in samples if form]
+        for form, found, place in zip(group.forms, samples, where, strict=True):
+            if found:
+                values, unit = [value for value, _ in found], found[0][1]
+                row = _described(group, form, point, len(found), place) | {"measurement": measurement, "unit": unit}
+                ratio = median(values) / medians[0] if unit.endswith("/s") else medians[0] / (median(values) or inf)
+                row |= {"value": median(values), "spread_low": min(values), "spread_high": max(values)}
+                row |= {name: f"{row[name]:.4g}" for name in ("value", "spread_low", "spread_high")}
+                table.append(row | {"ratio_to_plain": f"{ratio:.3g}" if len(medians) > 1 else ""})
     return table
 
 
-def _conditions(form: Form, point: Point, turns: int, where: str) -> str:
+def _described(group: Group, form: Form, point: Point, turns: int, where: str) -> Row:
     size = "x".join(map(str, point.size))
     parts = [f"{point.images} images of {size}" if point.images else size]
     parts += [f"batch {point.batch}"] if form.kind in ("inference", "training") else []
-    return ", ".join([*parts, f"median of {turns} turns" if turns > 1 else "once", where])
+    parts += [f"median of {turns} turns" if turns > 1 else "once", where]
+    row = {"group": group.name, "batch": point.batch, "height": point.size[0], "width": point.size[1]}
+    row |= {name: getattr(form, name) for name in ("experiment", "backbone", "variant", "device")}
+    return row | {"images": point.images or "", "conditions": ", ".join(parts)}
