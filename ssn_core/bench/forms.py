@@ -1,5 +1,5 @@
-"""The computations that are timed: a form becomes what prepares it for a point, which becomes what is called. Weights are
-random and images are noise: speed depends on neither."""
+"""The computations that are timed: a form becomes what prepares it for a point, which becomes what is called. Weights
+are random and images are noise: speed depends on neither."""
 
 from __future__ import annotations
 

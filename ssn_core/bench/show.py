@@ -244,10 +244,11 @@ def growth(table: pd.DataFrame, language: str = "en") -> Figure:
     return figure
 
 
-def _plain_logarithms(ax: Axes) -> None:
+def _plain_logarithms(ax: Axes, names: str = "xy") -> None:
     """Logarithmic axes that are labelled with numbers, not powers."""
-    ax.set(xscale="log", yscale="log")
-    for axis in (ax.xaxis, ax.yaxis):
+    for name in names:
+        ax.set(**{f"{name}scale": "log"})
+        axis = getattr(ax, f"{name}axis")
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
     ax.minorticks_off()
@@ -277,10 +278,9 @@ def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en
         axes[0].plot([], [], "o", color=colour, label=label)
     for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
         ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
-        _plain_logarithms(ax)
+        _plain_logarithms(ax, "x")
         label = pick(language, "latency, batch 1 (ms)", "latenza, batch 1 (ms)")
-        ax.set(title=metric, ylim=(-0.06, 1.08), yscale="linear", xlabel=label)
-        ax.margins(x=0.15)
+        ax.set(title=metric, ylim=(-0.06, 1.08), xlabel=label, xmargin=0.15)
     data = {data_label(run.config, language) for run in runs}
     axes[0].set_ylabel(f"AUROC, {' / '.join(sorted(data))}" if data else "AUROC")
     legend_below(figure, axes[0])
