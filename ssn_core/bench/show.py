@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -23,20 +22,13 @@ BACKBONES = {"wide_resnet50_2": "WRN50", "resnet18": "ResNet18", "efficientnet_l
 GPU_COMMAND = "python -m ssn_core.bench --profile full --device cuda"
 
 
-class Gpu(NamedTuple):
-    """Peak in float32 and, where forwards are derived for it, half precision (TFLOP/s); memory bandwidth (GB/s)."""
-
-    single: float
-    bandwidth: float
-    half: float | None = None
-
-
-#: from NVIDIA's data sheets (H100: SXM, dense)
+#: from NVIDIA's data sheets: float32 peak (TFLOP/s), memory bandwidth (GB/s) and, where forwards are derived in it, the
+#: peak of half precision (H100: SXM, dense)
 GPUS = {
-    "Tesla P100": Gpu(9.3, 732),
-    "Tesla V100S": Gpu(16.4, 1134),
-    "Tesla T4": Gpu(8.1, 320),
-    "H100": Gpu(67, 3350, half=989),
+    "Tesla P100": (9.3, 732, None),
+    "Tesla V100S": (16.4, 1134, None),
+    "Tesla T4": (8.1, 320, None),
+    "H100": (67, 3350, 989),
 }
 _FORMS = {
     "plain": ("plain form", "forma piana"),
@@ -47,24 +39,14 @@ _FORMS = {
     "graph": ("fast form as a graph", "forma rapida come grafo"),
     "graph_compiled": ("fast form, compiled, as a graph", "forma rapida, compilata, come grafo"),
 }
-_FAST = {"color": METHOD_COLOURS["scenario_a"], "marker": "s"}
-_LOOKS = {
-    "plain": {"color": "#777777", "marker": "o"},
-    "fold": _FAST,
-    "fast": _FAST,
-    "anomalib": {"color": METHOD_COLOURS["scenario_b"], "marker": "^"},
-}
+_FAST = METHOD_COLOURS["scenario_a"]
+_COLOURS = {"plain": "#777777", "fold": _FAST, "fast": _FAST, "anomalib": METHOD_COLOURS["scenario_b"]}
 _TIMED = {
     "latency, batch 1 (ms)": "latency_batch1",
     "throughput, batch 16 (images/s)": "throughput_batch16",
     "throughput, batch 256 (images/s)": "throughput_batch256",
 }
 _PEAKS = {f"peak memory, batch {m.partition('batch')[2]} (MB)": f"memory_{m}" for m in _TIMED.values()}
-_PAPER = {
-    "time_ms": "latency_batch1",
-    "throughput_images_per_s": "throughput_batch16",
-    "memory_mb": "memory_latency_batch1",
-}
 
 
 def wide(table: pd.DataFrame, column: str = "value") -> pd.DataFrame:
@@ -104,7 +86,8 @@ def gpu_table(table: pd.DataFrame) -> pd.DataFrame:
     and form; cells are text. What was not measured is "not run", and the last column names the command."""
     columns, networks = {**_TIMED, **_PEAKS}, (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))
     others = [(BACKBONES[m[1]], "course report", _course(*m), "P100, half precision") for m in networks]
-    paper = reference("supersimplenet_published_speed").median().rename(_PAPER)
+    names = ("latency_batch1", "throughput_batch16", "memory_latency_batch1", "tflops")  # of its columns
+    paper = dict(zip(names, reference("supersimplenet_published_speed").median(), strict=True))
     others.append(("WRN50", "SuperSimpleNet as published", paper, "V100S"))
     rows = [
         {"backbone": backbone, "form": form} | _cells(values, columns, "") | {"conditions": conditions}
@@ -154,30 +137,37 @@ def derived(table: pd.DataFrame) -> pd.DataFrame:
     machine = table.drop_duplicates("measurement").set_index("measurement")["value"]
     if not {"machine_product", "machine_copy"} <= set(machine.index):
         return pd.DataFrame()
-    values, rows = wide(table), []
-    for what, suffix, timed in (
+    halves, values, rows = "machine_product_half" in machine, wide(table), []
+    networks = dict.fromkeys(key[:2] for key in values.index)
+    for what, suffix, timed in [
         ("forward", "", "latency_batch1"),
         ("training step", "_training", "training_step_batch8"),
-    ):
-        halved = what == "forward" and "machine_product_half" in machine  # as a GPU's forwards are measured
+    ]:
+        halved = halves and what == "forward"  # as a GPU's forwards are measured
         peak = machine["machine_product_half" if halved else "machine_product"]
-        for experiment, backbone, variant in (k for m in models(table) for k in values.index if k[:2] == m):
-            own = values.loc[experiment, backbone, variant]
-            names = (f"operations{suffix}", f"traffic{suffix}", timed)
-            work, traffic, measured = (own.get(name, float("nan")) for name in names)
+        for experiment, backbone, variant in (k for m in networks for k in values.index if k[:2] == m):
+            names = [f"operations{suffix}", f"traffic{suffix}", timed]
+            work, traffic, measured = values.reindex(columns=names).loc[experiment, backbone, variant]
             if variant == "anomalib" or pd.isna(work + traffic + measured):
                 continue
-            single = 2 * traffic if halved else traffic
+            single, floor = traffic * (2 if halved else 1), max(1e3 * work / peak, traffic / machine["machine_copy"])
             row = {"method": experiment_label(experiment), "backbone": BACKBONES[backbone], "what": what}
             row |= {"form": _FORMS[variant][0], "GFLOPs": f"{work:.4g}", "MB moved": f"{single:.4g}"}
-            for name, gpu in GPUS.items():
-                half = gpu.half if what == "forward" else None
-                limit = max(work / (half or gpu.single), single / (2 if half else 1) / gpu.bandwidth)
+            for name, (full, bandwidth, half) in GPUS.items():
+                half = half if what == "forward" else None
+                limit = max(work / (half or full), single / (2 if half else 1) / bandwidth)
                 row[f"{name}: derived ms"] = f"{limit:.3g}"
-            floor = max(1e3 * work / peak, traffic / machine["machine_copy"])
             row |= {"this machine: derived ms": f"{floor:.3g}", "measured ms": f"{measured:.3g}"}
             rows.append(row | {"share of the limit": f"{floor / measured:.0%}"})
     return pd.DataFrame(rows)
+
+
+def _named(table: pd.DataFrame, language: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The table with ``form`` and ``network`` to print, and the forms' colours."""
+    pairs = zip(table["experiment"], table["backbone"], strict=True)
+    networks = [f"{experiment_label(experiment, language)}\n{BACKBONES[backbone]}" for experiment, backbone in pairs]
+    named = table.assign(network=networks, form=[pick(language, *_FORMS[variant]) for variant in table["variant"]])
+    return named, {pick(language, *_FORMS[variant]): _COLOURS[variant] for variant in table["variant"].unique()}
 
 
 def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
@@ -188,20 +178,13 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
         "training_step_batch8": ("training step, batch 8", "passo di training, batch 8"),
         "memory_throughput_batch16": ("peak memory, batch 16", "picco di memoria, batch 16"),
     }
-    rows = table[table["measurement"].isin(titles) & (table["variant"] != "plain")]
-    rows = rows[rows["experiment"].isin(["baseline", "scenario_a"])]
-    looks = {pick(language, *_FORMS[variant]): _LOOKS[variant]["color"] for variant in rows["variant"].unique()}
-    pairs = zip(rows["experiment"], rows["backbone"], strict=True)
-    rows = rows.assign(
-        form=[pick(language, *_FORMS[variant]) for variant in rows["variant"]],
-        network=[f"{experiment_label(experiment, language)}\n{BACKBONES[backbone]}" for experiment, backbone in pairs],
-    )
-    networks = list(rows["network"].unique())
-    figure, axes = plt.subplots(1, len(titles), figsize=(6.3, 0.9 + 0.5 * len(networks)), sharey=True)
+    rows = table[table["measurement"].isin(titles) & table["experiment"].isin(["baseline", "scenario_a"])]
+    rows, colours = _named(rows[rows["variant"] != "plain"], language)
+    order = {"order": list(rows["network"].unique()), "hue_order": list(colours), "palette": colours}
+    figure, axes = plt.subplots(1, len(titles), figsize=(6.3, 0.9 + 0.5 * len(order["order"])), sharey=True)
     for ax, (measurement, title) in zip(axes, titles.items(), strict=True):
         own = rows[rows["measurement"] == measurement]
-        bars = {"x": "ratio_to_plain", "y": "network", "hue": "form", "order": networks, "hue_order": list(looks)}
-        sns.barplot(own, **bars, palette=looks, saturation=1, legend=False, ax=ax)
+        sns.barplot(own, x="ratio_to_plain", y="network", hue="form", saturation=1, legend=False, ax=ax, **order)
         for container in ax.containers:
             ax.bar_label(container, fmt="%.1f×", fontsize=6, padding=1.5)
         ax.axvline(1, color="black", lw=0.8)
@@ -210,7 +193,7 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
         ax.grid(axis="y", visible=False)
     title = ("times faster, or smaller, than the plain form", "volte più veloce, o più piccola, della forma piana")
     figure.suptitle(pick(language, *title), fontsize=8, color="#555555")
-    for form, colour in looks.items():
+    for form, colour in colours.items():
         axes[0].barh([0], [0], color=colour, label=form)
     legend_below(figure, axes[0])
     return figure
@@ -218,7 +201,7 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
 
 def growth(table: pd.DataFrame, language: str = "en") -> Figure:
     """Cost against the image's side, the batch, and the number of training images, for every form measured."""
-    experiment, backbone = models(table)[:2][-1]  # see Settings
+    experiment, backbone = models(table)[:2][-1]  # the one that grows, see Settings
     own = table[(table["experiment"] == experiment) & (table["backbone"] == backbone)]
     rate = own["measurement"] == "throughput_batch16"
     own = own.assign(value=own["value"].mask(rate, 1000 / own["value"]))
@@ -229,18 +212,18 @@ def growth(table: pd.DataFrame, language: str = "en") -> Figure:
     )
     figure, axes = plt.subplots(1, len(panels), figsize=(6.3, 2.7))
     for ax, (column, rows, shown, *label) in zip(axes, panels, strict=True):
-        rows = rows[rows["measurement"].str.fullmatch(shown)].sort_values(column)
-        for variant, group in rows.groupby("variant", sort=False):
-            line = {"label": pick(language, *_FORMS[variant]), "ms": 3.5, "lw": 1.1, **_LOOKS[variant]}
-            ax.plot(group[column].astype(float), group["value"], **line)
-        ax.set_xlabel(pick(language, *label))
+        rows, colours = _named(rows[rows["measurement"].str.fullmatch(shown)], language)
+        look = {"hue": "form", "palette": colours, "style": "form", "markers": ["o", "s", "^"][: len(colours)]}
+        sns.lineplot(rows, x=column, y="value", dashes=False, mec="none", legend=ax is axes[0], ax=ax, **look)
         _plain_logarithms(ax)
-        ax.set_xticks(sorted(rows[column].unique()), [f"{x:g}" for x in sorted(rows[column].unique())])
+        ax.set_xticks(ticks := sorted(rows[column].unique()), [f"{x:g}" for x in ticks])
+        ax.set(xlabel=pick(language, *label), ylabel="")
     axes[0].set_ylabel(pick(language, "ms per image", "ms per immagine"))
     axes[2].set_ylabel(pick(language, "seconds", "secondi"))
     title = ("inference (left, middle) and training (right)", "inferenza (sinistra, centro) e training (destra)")
     figure.suptitle(f"{BACKBONES[backbone]}: {pick(language, *title)}", fontsize=8, color="#555555")
     legend_below(figure, axes[0])
+    axes[0].get_legend().remove()
     return figure
 
 
