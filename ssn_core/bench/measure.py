@@ -43,9 +43,10 @@ def measure(
     """
     settings = settings_of(profile)
     groups = plan(settings, device or _device(), peers is not None)
-    order = [group.name for group in groups]
     if not (chosen := [group for group in groups if only in group.name]):
-        raise InputError(f"nothing to measure is called {only!r}; there are {', '.join(order)}")
+        known = ", ".join(group.name for group in groups)
+        raise InputError(f"nothing to measure is called {only!r}; there are {known}")
+    order = [group.name for group in plan(settings, "cuda", peers=True)]
     path = profile.figures / FILE
     table: list[Row] = []
     if path.is_file():
