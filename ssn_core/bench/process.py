@@ -71,6 +71,8 @@ def serve(form: Form) -> None:
             if told and form.kind != "machine":
                 peak = _gpu_peak(form) if cuda else _memory("VmHWM") - before
                 answer[f"memory_{point.measurement}"] = (peak / 1e6, "MB")
+        elif point.measurement == "precision":
+            answer = {name: fact for name, fact in facts.items() if name == "error"}
         elif command["count"]:
             suffix, (operations, traffic) = "_training" if form.kind == "training" else "", count(call)
             answer = facts | {f"operations{suffix}": (operations / point.batch / 1e9, "GFLOP/image")}

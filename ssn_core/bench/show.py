@@ -13,15 +13,13 @@ from matplotlib.ticker import LogLocator
 
 from ssn_core.bench.plan import GPU_FORMS, Model
 from ssn_core.runs.result import RunResult
+from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experiment_label, measurement_label, pick
 from ssn_core.study.reference import reference
-from ssn_core.study.style import METHOD_COLOURS, data_label, experiment_label, legend_below, pick
+from ssn_core.study.style import legend_below
 
 #: what the report's Figure 6 compares: the same task, other costs
 TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")
-BACKBONES = {"wide_resnet50_2": "WRN50", "resnet18": "ResNet18", "efficientnet_lite0": "EffNet-Lite0"}
 GPU_COMMAND = "python -m ssn_core.bench --profile full --device cuda"
-
-
 #: from NVIDIA's data sheets: float32 peak (TFLOP/s), memory bandwidth (GB/s) and, where forwards are derived in it, the
 #: peak of half precision (H100: SXM, dense)
 GPUS = {
@@ -65,14 +63,14 @@ def models(table: pd.DataFrame) -> list[Model]:
 
 def table3(table: pd.DataFrame, references: bool = True) -> pd.DataFrame:
     """The course report's Table 3 and section 6.7: one row per model and form; cells are text. Beside the plain form
-    the report's figures (P100, half precision). Memory: see :func:`ssn_core.bench.forms.serve`.
+    the report's figures (P100, half precision). Memory: see :func:`ssn_core.bench.process.serve`.
     """
     columns = {"parameters (M)": "parameters", "GFLOPs": "operations", **_TIMED, **_PEAKS}
     columns = {name: measurement for name, measurement in columns.items() if "256" not in name}
-    rows = []
+    values, rows = wide(table), []
     for (experiment, backbone, variant), conditions in _conditions(table, "latency_batch1").items():
         row = {"method": experiment_label(experiment), "backbone": BACKBONES[backbone], "form": _FORMS[variant][0]}
-        row |= _cells(wide(table).loc[experiment, backbone, variant], columns, "")
+        row |= _cells(values.loc[experiment, backbone, variant], columns, "")
         if references:
             course = _course(experiment, backbone) if variant == "plain" else {}
             names = {"latency": "latency_batch1", "throughput": "throughput_batch16", "memory": "gpu_memory_peak"}
@@ -172,24 +170,19 @@ def _named(table: pd.DataFrame, language: str) -> tuple[pd.DataFrame, dict[str, 
 
 def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
     """How many times faster (and smaller) than the plain form: bars per measurement and model."""
-    titles = {
-        "latency_batch1": ("latency, batch 1", "latenza, batch 1"),
-        "throughput_batch16": ("throughput, batch 16", "throughput, batch 16"),
-        "training_step_batch8": ("training step, batch 8", "passo di training, batch 8"),
-        "memory_throughput_batch16": ("peak memory, batch 16", "picco di memoria, batch 16"),
-    }
-    rows = table[table["measurement"].isin(titles) & table["experiment"].isin(["baseline", "scenario_a"])]
+    shown = ("latency_batch1", "throughput_batch16", "training_step_batch8", "memory_throughput_batch16")
+    rows = table[table["measurement"].isin(shown) & table["experiment"].isin(["baseline", "scenario_a"])]
     rows, colours = _named(rows[rows["variant"] != "plain"], language)
     order = {"order": list(rows["network"].unique()), "hue_order": list(colours), "palette": colours}
-    figure, axes = plt.subplots(1, len(titles), figsize=(6.3, 0.9 + 0.5 * len(order["order"])), sharey=True)
-    for ax, (measurement, title) in zip(axes, titles.items(), strict=True):
+    figure, axes = plt.subplots(1, len(shown), figsize=(6.3, 0.9 + 0.5 * len(order["order"])), sharey=True)
+    for ax, measurement in zip(axes, shown, strict=True):
         own = rows[rows["measurement"] == measurement]
         sns.barplot(own, x="ratio_to_plain", y="network", hue="form", saturation=1, legend=False, ax=ax, **order)
         for container in ax.containers:
             ax.bar_label(container, fmt="%.1f×", fontsize=6, padding=1.5)
         ax.axvline(1, color="black", lw=0.8)
         ax.set(xlabel="", ylabel="", xlim=(0, 1.3 * max([1.0, *own["ratio_to_plain"]])))
-        ax.set_title(pick(language, *title), fontsize=7)
+        ax.set_title(measurement_label(measurement, language), fontsize=7)
         ax.grid(axis="y", visible=False)
     title = ("times faster, or smaller, than the plain form", "volte più veloce, o più piccola, della forma piana")
     figure.suptitle(pick(language, *title), fontsize=8, color="#555555")
