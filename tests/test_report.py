@@ -330,7 +330,7 @@ def test_nothing_that_shows_results_loads_torch() -> None:
 def test_a_benchmark_in_part_says_what_is_not_run(tmp_path: Path) -> None:
     root = checkout(tmp_path, figures=False)
     write_csv(root / "figures" / "cpu" / bench.FILE, speed_rows(partial=True), bench.COLUMNS)
-    text = text_of(build_report(root, ("en",))[0])
+    text = text_of(build_report(root, languages=("en",))[0])
     assert "make bench" in text and "2.05" not in text and not FORBIDDEN.search(text)
 
 
