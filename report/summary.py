@@ -16,6 +16,8 @@ from typing import Any
 
 import pandas as pd
 
+from ssn_core.bench import counters
+from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig, preset
@@ -192,28 +194,18 @@ def _bench(root: Path, name: str) -> tuple[list[dict[str, Any]], list[dict[str, 
     """Speed measurements of the best profile that has them, and what they imply for other devices; none where nothing
     was measured."""
     names = ("full", "cpu") if name == "cpu" else (name,)
-    paths = [_below(root, load_profile(n).figures) / "bench.csv" for n in names]
+    paths = [_below(root, load_profile(n).figures) / bench.FILE for n in names]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return [], []
-    table = pd.read_csv(path, keep_default_na=False, na_values={"ratio_to_plain": [""], "images": [""]})
-    if missing := [name for name in ("group", "measurement", "variant", "device") if name not in table]:
-        raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run python -m ssn_core.bench again")
+    table = bench.read(path)
     table["device"] = table["device"].str.partition(":")[0]  # its kind
-    forms = zip(table["group"], table["variant"], table["device"], strict=True)
-    table["precision"] = [_precision(v, device) if g.startswith("inference") else None for g, v, device in forms]
     return _records(table), _records(efficiency.derived(table))
-
-
-def _precision(variant: str, device: str) -> str:
-    """What a form computes in, as :func:`ssn_core.bench.forms.inference_dtype` says, without torch."""
-    usual = "float16" if device == "cuda" else "float32"
-    return {"fold_half": "float16", "fold_bfloat16": "bfloat16"}.get(variant, usual)
 
 
 def _counters(root: Path) -> list[dict[str, Any]]:
     """Operations of one network by two counters; none where they were not measured."""
-    path = root / "data" / "results" / "operation_counters.csv"
+    path = root / "data" / "results" / counters.FILE
     return _records(pd.read_csv(path)) if path.is_file() else []
 
 

@@ -1,23 +1,21 @@
-"""What the benchmark times: every form of one computation, each in a process of its own that waits for its turn.
-
-Weights are random and images are noise: speed depends on neither.
-"""
+"""The computations that are timed: a form becomes what prepares it for a point, which becomes what is called. Weights
+are random and images are noise: speed depends on neither."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssn_core.bench.plan import PEER, Form, Point, inference_dtype
 from ssn_core.fast.inference import fold
 from ssn_core.fast.recorded import Recorded
 from ssn_core.metrics import METRICS, aupro, evaluate
-from ssn_core.models.detectors import Detector, build_model
+from ssn_core.models.detectors import build_model
 from ssn_core.models.losses import focal, map_loss
 from ssn_core.models.noise import perlin_masks
 from ssn_core.runs.config import preset
@@ -25,81 +23,53 @@ from ssn_core.runs.features import Features
 from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
 
-RUN_EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
-_PRECISIONS = {"fold_half": torch.float16, "fold_bfloat16": torch.bfloat16}
+_EPOCHS = 2  # of a whole training: enough to see that the cache pays from the second one on
+Call = Callable[[], Any]
+Prepare = Callable[[Point], Call]
+Facts = dict[str, tuple[float, str]]  # measurement -> value, unit
 
 
-@dataclass(frozen=True)
-class Form:
-    """Which computation a process makes. ``experiment``: a preset, or what is measured; ``variant``: which form."""
+def network(form: Form) -> nn.Module:
+    """The untrained detector of a form, ours or the peer's; its trunk has random weights."""
+    if form.variant != PEER:
+        return build_model(**preset(form.experiment, backbone=form.backbone).model_arguments(), pretrained=False)
+    import timm
+    from anomalib.models.image.supersimplenet.torch_model import SupersimplenetModel
 
-    kind: str
-    experiment: str
-    backbone: str
-    variant: str
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Point:
-    """At which size: ``images`` counts the images of a whole training, or maps; 0 where only a batch matters."""
-
-    batch: int
-    size: tuple[int, int]
-    images: int = 0
+    create = timm.create_model
+    timm.create_model = lambda name, pretrained=False, **options: create(name, pretrained=False, **options)
+    return SupersimplenetModel(backbone=f"{form.backbone}.tv_in1k")
 
 
-def inference_dtype(variant: str, device: str) -> torch.dtype:
-    """What a form computes in: on a CUDA device everything runs in half precision, as in the course report."""
-    return _PRECISIONS.get(variant, torch.float16 if device.startswith("cuda") else torch.float32)
+def inference(form: Form, facts: Facts) -> Prepare:
+    """One forward, from images in main memory to logits there: transfers to a device and back count."""
+    dtype, cuda = getattr(torch, inference_dtype(form.variant, form.device)), form.device.startswith("cuda")
+    model = network(form).eval()
+    facts["parameters"] = (sum(p.numel() for p in model.parameters()) / 1e6, "M")
+    if form.variant.startswith(("fold", "graph")):
+        model = fold(model)
+    if form.variant.startswith("fold_"):
+        facts["error"] = (_rounding(model, dtype), "of the map's deviation")
+    model = model.to(form.device, dtype)
+    if form.variant.endswith("compiled"):
+        model = torch.compile(model, dynamic=False)
 
-
-class Inference:
-    """One forward of a detector, from images in main memory to logits there: transfers to a device and back count.
-
-    Forms: the plain one, the folded one, either of them compiled, and the folded one as a graph.
-    """
-
-    def __init__(self, form: Form) -> None:
-        self.device, self.form = torch.device(form.device), form
-        model = make_model(form).eval()
-        self.facts = {"parameters": sum(p.numel() for p in model.parameters())}
-        self.dtype = inference_dtype(form.variant, form.device)
-        self.model: nn.Module = model if form.variant in ("plain", "compiled") else fold(model)
-        if form.variant in _PRECISIONS:
-            self.facts["error"] = _rounding(self.model, self.dtype)
-        self.model = self.model.to(self.device, self.dtype)
-        if form.variant.endswith("compiled"):
-            self.model = torch.compile(self.model, dynamic=False)
-
-    def prepare(self, point: Point) -> Callable[[], Any]:
-        images = torch.randn(point.batch, 3, *point.size).to(self.dtype)
-        images = images.pin_memory() if self.device.type == "cuda" else images
-
-        def forward() -> list[Tensor]:
-            return [x.cpu() for x in self.model(images.to(self.device, non_blocking=True))]
-
-        self.counted = torch.no_grad()(forward)  # inference mode hides the operations from counting
-        if self.form.variant.startswith("graph"):
-            return self._recorded(images)
-        return torch.inference_mode()(forward)
-
-    def _recorded(self, images: Tensor) -> Callable[[], Any]:
-        """A single image at once; of batches two are under way, so that one travels while one is computed."""
-        engines = [Recorded(self.model, len(images), images.shape[2:]) for _ in range(1 if len(images) == 1 else 2)]
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            self.held = torch.cuda.memory_reserved()  # a replay allocates nothing: what counts is what the graphs keep
-        if len(engines) == 1:
-            return lambda: engines[0](images)
-        engines[0].start(images)
-
-        def call() -> None:
-            engines.reverse()
+    def prepare(point: Point) -> Call:
+        images = torch.randn(point.batch, 3, *point.size).to(dtype)
+        images = images.pin_memory() if cuda else images
+        if form.variant.startswith("graph"):
+            # of batches two are under way, so that one travels while the other is computed
+            engines = [Recorded(model, point.batch, point.size) for _ in range(min(2, point.batch))]
             engines[0].start(images)
-            engines[1].finish()
+            return lambda: (engines.reverse(), engines[0].start(images), engines[-1].finish())
 
-        return call
+        @torch.no_grad()  # inference mode would hide the operations from counting
+        def forward() -> list[Tensor]:
+            return [x.cpu() for x in model(images.to(form.device, non_blocking=True)) if x is not None]
+
+        return forward
+
+    return prepare
 
 
 def _rounding(model: nn.Module, dtype: torch.dtype) -> float:
@@ -110,91 +80,96 @@ def _rounding(model: nn.Module, dtype: torch.dtype) -> float:
     return float((rough - exact).abs().max() / exact.std())
 
 
-class Training:
-    """One optimiser step, or a whole training of ``images`` images: the plain form recomputes the trunk for every
-    batch, the fast one computes it once an image and reads the cache."""
+def training(form: Form, facts: Facts) -> Prepare:
+    """One optimiser step, or a whole training of ``images`` images: the plain form and the peer's recompute the trunk
+    for every batch, the fast one computes it once an image and reads the cache."""
+    model = network(form).to(form.device).train()
+    heads = nn.ModuleList([model.adaptor, model.segdec]) if form.variant == PEER else model
+    optimizer = torch.optim.AdamW([p for p in heads.parameters() if p.requires_grad], lr=1e-4)
+    rng = torch.Generator(form.device).manual_seed(0)
 
-    def __init__(self, form: Form) -> None:
-        self.form, self.device, self.fast = form, torch.device(form.device), form.variant == "fast"
-        self.model = make_model(form).to(self.device).train()
-        self.facts: dict[str, float] = {}
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-4)
-        self.rng = torch.Generator(self.device).manual_seed(0)
+    def descend(images: Tensor) -> None:
+        images = images.to(form.device)
+        loss = _peer_loss(model, images) if form.variant == PEER else _plain_loss(model, images, rng)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
 
-    def prepare(self, point: Point) -> Callable[[], Any]:
-        batches = max(1, point.images // point.batch)
-        images = [torch.randn(point.batch, 3, *point.size) for _ in range(batches)]
-        if point.images:
-            return lambda: self._epochs(self._step(images), RUN_EPOCHS * list(range(batches)))
-        step = self._step(images)
-        return lambda: self._epochs(step, [0])
+    def prepare(point: Point) -> Call:
+        batches = [torch.randn(point.batch, 3, *point.size) for _ in range(max(1, point.images // point.batch))]
 
-    def _epochs(self, step: Callable[[int], Any], order: list[int]) -> None:
-        for i in order:
-            step(i)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        def steps() -> list[Call]:
+            if form.variant == "fast":
+                return _fast_steps(form, model, batches, rng)
+            return [lambda images=images: descend(images) for images in batches]
 
-    def _step(self, images: list[Tensor]) -> Callable[[int], Any]:
-        """What trains on one of the batches."""
-        if not self.fast:
-            return lambda i: self._plain(images[i].to(self.device))
-        features = Features(*(torch.cat(layers) for layers in zip(*map(self._trunk, images), strict=True)))
-        normal, batches = len(features), torch.arange(len(features), device=self.device).split(len(images[0]))
-        config = preset(self.form.experiment, backbone=self.form.backbone)
-        training = TrainingSet(normal * [(None, 0)], normal, [])  # entries without a file: the features are at hand
-        trainer = Trainer(config, self.model, features, training, None, self.device)
-        return lambda i: trainer.train_batch(batches[i], features.batch(batches[i], self.device), self.rng)
+        if not point.images:
+            return steps()[0]
+        return lambda: [step() for step in _EPOCHS * steps()]
 
-    @torch.no_grad()
-    def _trunk(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(layer.permute(0, 2, 3, 1).contiguous() for layer in self.model.trunk(images.to(self.device)))
-
-    def _plain(self, images: Tensor) -> None:
-        with torch.no_grad():
-            layers = self.model.trunk(images)
-        copies, size = 2 * len(images), [self.model.upscaling * side for side in layers[0].shape[2:]]
-        masks = perlin_masks(copies, size, 0.2, self.rng)
-        noise = torch.randn(copies, self.model.channels, *size, generator=self.rng, device=self.device)
-        maps, scores = self.model.noisy_forward(*layers, masks[:, None].float(), 0.015 * noise)
-        self.optimizer.zero_grad(set_to_none=True)
-        (map_loss(maps[:, 0], masks) + focal(scores, masks.flatten(1).any(1))).backward()
-        self.optimizer.step()
+    return prepare
 
 
-def make_model(form: Form) -> Detector:
-    """The untrained detector of a form; its trunk has random weights."""
-    return build_model(**preset(form.experiment, backbone=form.backbone).model_arguments(), pretrained=False)
+def _plain_loss(model: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
+    with torch.no_grad():
+        layers = model.trunk(images)
+    copies, size = 2 * len(images), [model.upscaling * side for side in layers[0].shape[2:]]
+    masks = perlin_masks(copies, size, 0.2, rng)
+    noise = torch.randn(copies, model.channels, *size, generator=rng, device=images.device)
+    maps, scores = model.noisy_forward(*layers, masks[:, None].float(), 0.015 * noise)
+    return map_loss(maps[:, 0], masks) + focal(scores, masks.flatten(1).any(1))
 
 
-class Metrics:
-    """All seven metrics ("seven"), or AUPRO alone, of ``images`` maps of which every second has two square defects."""
+def _peer_loss(model: nn.Module, images: Tensor) -> Tensor:
+    """With its own masks, noise and loss."""
+    from anomalib.models.image.supersimplenet.loss import SSNLoss
 
-    def __init__(self, form: Form) -> None:
-        self.aupro, self.exact, self.facts = form.experiment == "aupro", form.variant == "exact", {}
+    maps, scores, masks, labels = model(images, torch.zeros_like(images[:, 0]), images.new_zeros(len(images)))
+    return SSNLoss()(pred_map=maps, pred_score=scores, target_mask=masks, target_label=labels)
 
-    def prepare(self, point: Point) -> Callable[[], Any]:
+
+def _fast_steps(form: Form, model: nn.Module, batches: list[Tensor], rng: torch.Generator) -> list[Call]:
+    """The trainer's own steps, on features of the trunk."""
+    with torch.no_grad():
+        layers = [[x.permute(0, 2, 3, 1).contiguous() for x in model.trunk(b.to(form.device))] for b in batches]
+    features = Features(*map(torch.cat, zip(*layers, strict=True)))
+    everything = TrainingSet(len(features) * [(None, 0)], len(features), [])  # without a file: features are at hand
+    config, device = preset(form.experiment, backbone=form.backbone), torch.device(form.device)
+    trainer = Trainer(config, model, features, everything, None, device)
+    parts = torch.arange(len(features), device=device).split(len(batches[0]))
+    return [lambda part=part: trainer.train_batch(part, features.batch(part, device), rng) for part in parts]
+
+
+def metrics(form: Form, facts: Facts) -> Prepare:
+    """All seven metrics ("seven") or AUPRO alone, exact, by scikit-learn or by the peer."""
+
+    def prepare(point: Point) -> Call:
         scores, maps, labels, masks = draw_maps(point)
-        if self.aupro:
+        if form.variant == PEER:
+            from anomalib.metrics.aupro import _AUPRO
+
+            theirs, probabilities, truth = (
+                _AUPRO(fpr_limit=0.3),
+                torch.from_numpy(maps).sigmoid(),
+                torch.from_numpy(masks),
+            )
+            return lambda: (theirs.reset(), theirs.update(probabilities, truth.int()), theirs.compute())
+        if form.experiment == "aupro":
             return lambda: aupro(maps, masks)
-        return (lambda: evaluate(scores, maps, labels, masks)) if self.exact else (
-            lambda: scikit_learn_metrics(scores, maps, labels, masks)
-        )  # fmt: skip
+        compute = evaluate if form.variant == "exact" else scikit_learn_metrics
+        return lambda: compute(scores, maps, labels, masks)
+
+    return prepare
 
 
 def draw_maps(point: Point) -> tuple[np.ndarray, ...]:
-    """Scores (n,), float32 maps (n, H, W), labels (n,), masks (n, H, W); maps are a little higher in defects."""
-    rng = np.random.default_rng(0)
-    (h, w), n = point.size, point.images
-    labels, masks = np.arange(n) % 2, np.zeros((n, h, w), bool)
-    side = max(2, min(h, w) // 10)
-    for mask in masks[1::2]:
-        for half in (slice(0, w // 2 - side - 1), slice(w // 2, w - side)):
-            y, x = rng.integers(0, h - side), rng.integers(half.start, half.stop)
-            mask[y : y + side, x : x + side] = True
-    maps = rng.standard_normal((n, h, w), dtype=np.float32)
-    maps[masks] += 1
-    return labels + rng.standard_normal(n), maps, labels, masks
+    """Scores (n,), float32 maps (n, H, W), labels (n,) and masks (n, H, W) of ``images`` images, of which every second
+    has two square defects; maps are a little higher there."""
+    rng, (h, w), n = np.random.default_rng(0), point.size, point.images
+    labels, masks, side = np.arange(n) % 2, np.zeros((n, h, w), bool), min(h, w) // 10
+    for y, x in ((h // 8, w // 8), (h // 2, w // 2)):
+        masks[1::2, y : y + side, x : x + side] = True
+    return labels + rng.standard_normal(n), rng.standard_normal((n, h, w), dtype=np.float32) + masks, labels, masks
 
 
 def scikit_learn_metrics(scores: np.ndarray, maps: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> dict:
@@ -202,35 +177,29 @@ def scikit_learn_metrics(scores: np.ndarray, maps: np.ndarray, labels: np.ndarra
     from scipy import ndimage
     from sklearn.metrics import auc, average_precision_score, roc_auc_score, roc_curve
 
-    peaks, grid, overlaps = maps.max((1, 2)), np.linspace(0, 0.3, 1001), []
-    normal = maps[~masks]
+    grid, normal, overlaps = np.linspace(0, 0.3, 1001), maps[~masks], []
     for image, mask in zip(maps, masks, strict=True):
         regions, found = ndimage.label(mask, np.ones((3, 3)))
-        for region in range(1, found + 1):
-            inside = image[regions == region]
+        for inside in (image[regions == region] for region in range(1, found + 1)):
             truth = np.r_[np.ones(len(inside)), np.zeros(len(normal))]
             overlaps.append(np.interp(grid, *roc_curve(truth, np.r_[inside, normal])[:2]))
-    values = [f(labels, s) for s in (scores, peaks) for f in (roc_auc_score, average_precision_score)]
-    pixels = (masks.ravel(), maps.ravel())
-    values += [roc_auc_score(*pixels), auc(grid, np.mean(overlaps, axis=0)) / 0.3, average_precision_score(*pixels)]
+    ranked = ((labels, scores), (labels, maps.max((1, 2))), (masks.ravel(), maps.ravel()))
+    values = [rank(*pair) for pair in ranked for rank in (roc_auc_score, average_precision_score)]
+    values.insert(5, auc(grid, np.mean(overlaps, axis=0)) / 0.3)
     return dict(zip(METRICS, values, strict=True))
 
 
-class Machine:
+def machine(form: Form, facts: Facts) -> Prepare:
     """What the device can do at best: a large matrix product (operations), a large copy (bytes)."""
 
-    def __init__(self, form: Form) -> None:
-        self.copy, self.device, self.facts = form.variant == "copy", torch.device(form.device), {}
-        self.dtype = torch.float16 if form.variant == "product_half" else torch.float32
-
-    def prepare(self, point: Point) -> Callable[[], Any]:
-        side = point.size[0]
-        a, b = torch.randn(2, side, side, device=self.device).to(self.dtype)
+    def prepare(point: Point) -> Call:
+        dtype = torch.float16 if form.variant == "product_half" else torch.float32
+        a, b = torch.randn(2, *point.size, device=form.device).to(dtype)
         out = torch.empty_like(a)
+        return lambda: out.copy_(a) if form.variant == "copy" else torch.mm(a, b, out=out)
 
-        def call() -> None:
-            out.copy_(a) if self.copy else torch.mm(a, b, out=out)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
+    return prepare
 
-        return call
+
+#: by :class:`ssn_core.bench.plan.Form`'s ``kind``
+KINDS = {"inference": inference, "training": training, "metrics": metrics, "machine": machine}

@@ -2,105 +2,120 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from ssn_core.bench.forms import Form, Point
+from pydantic import BaseModel, ValidationError
+
 from ssn_core.errors import InputError
-from ssn_core.runs.config import PRESETS
+from ssn_core.runs.config import preset
 from ssn_core.runs.profiles import Profile
 
-#: forms that only a GPU has: see :class:`ssn_core.bench.forms.Inference`
+Model = tuple[str, str]  # experiment, backbone
+#: forms that only a GPU has, of the first two models of a profile: see :class:`ssn_core.bench.forms.Inference`
 GPU_FORMS = ("plain", "compiled", "fold", "graph", "graph_compiled")
-GPU_MODELS = 2  # how many of a profile's models take all of them
-#: networks that anomalib has too
-_SHARED = (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))
+PEER = "anomalib"
+_FORMS = ("plain", "fold", PEER)
+_SHARED = [("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"), ("aupro", "")]  # what the peer has too
+_NONE = ("", "")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The key ``bench`` of a profile: which models at which sizes, and how long.
+class Form(NamedTuple):
+    """Which computation a process makes. ``experiment``: a preset, or what is measured; ``variant``: which form."""
 
-    ``models`` and ``training`` hold pairs [experiment, backbone]; of the second model and the first training the cost
-    is also measured as it grows with the image's side, the batch and the number of training images. ``maps``: (count,
-    height, width) for the comparison with scikit-learn, ``scale`` the same for the exact form alone.
-    """
+    kind: str
+    experiment: str
+    backbone: str
+    variant: str
+    device: str = "cpu"
+
+
+class Point(NamedTuple):
+    """A measurement's name and size: ``images`` counts the images of a whole training, or maps; 0: only a batch."""
+
+    measurement: str
+    batch: int
+    size: tuple[int, int]
+    images: int = 0
+
+
+class Group(NamedTuple):
+    """Forms that take turns; the others are compared with the first."""
+
+    name: str
+    forms: list[Form]
+    points: list[Point]
+
+
+class Settings(BaseModel, extra="forbid"):
+    """The key ``bench``. Of the second model and the first training the cost is also measured as it grows with the
+    image's side, the batch and the number of training images. ``maps``: (count, height, width) for the comparison with
+    scikit-learn, ``scale`` the same for the exact form alone."""
 
     side: int
     turns: int
     seconds: float
-    models: list[list[str]]
-    training: list[list[str]]
+    models: list[Model]
+    training: list[Model]
     precisions: list[str]
     sides: list[int]
     batches: list[int]
     images: list[int]
-    maps: list[int]
-    scale: list[int]
-
-    @classmethod
-    def of(cls, profile: Profile) -> Settings:
-        """Raises :class:`InputError` for a key that is unknown or missing and an experiment that is no preset."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if wrong := sorted(set(profile.bench) ^ known):
-            raise InputError(f"profile {profile.name!r}: bench: keys {', '.join(wrong)} are unknown or missing")
-        settings = cls(**profile.bench)
-        if unknown := [name for name, _ in (*settings.models, *settings.training) if name not in PRESETS]:
-            raise InputError(f"profile {profile.name!r}: bench: unknown experiments {', '.join(unknown)}")
-        return settings
+    maps: tuple[int, int, int]
+    scale: tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Forms that take turns, the one that the others are compared with first, and the points: (measurement, point)."""
+def settings_of(profile: Profile) -> Settings:
+    """Raises :class:`InputError` for a key that is unknown, missing or of another type, and for an unknown model."""
+    try:
+        settings = Settings(**profile.bench)
+        for experiment, backbone in (*settings.models, *settings.training):
+            preset(experiment, backbone=backbone)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))} ({e['msg']})" for e in error.errors()]
+        raise InputError(f"profile {profile.name!r}: bench: {'; '.join(problems)}") from None
+    except InputError as error:
+        raise InputError(f"profile {profile.name!r}: bench: {error}") from None
+    return settings
 
-    name: str
-    forms: list[Form]
-    points: list[tuple[str, Point]]
+
+def inference_dtype(variant: str, device: str) -> str:
+    """What a forward computes in: on a CUDA device always in half precision, as in the course report."""
+    halves = {"fold_half": "float16", "fold_bfloat16": "bfloat16"}
+    return halves.get(variant, "float16" if device.startswith("cuda") else "float32")
 
 
 def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
-    """Everything that a profile measures, in order."""
-    square = (settings.side, settings.side)
+    """Everything that a profile measures, in order; a group without a point is left out."""
 
-    def group(kind: str, model: Sequence[str], variants: Iterable[str], points: Iterable[tuple[str, Point]], name: str):
-        forms = [Form(kind, *model, variant, device) for variant in variants]
-        return Group(" ".join(filter(None, (name, *model))), forms, list(points))
+    def at(measurement: str, batch: int = 1, side: int = settings.side, images: int = 0) -> Point:
+        return Point(measurement, batch, (side, side), images)
 
-    def others(model: Sequence[str]) -> list[str]:
-        return ["anomalib"] if peers and tuple(model) in _SHARED else []
+    def of_maps(measurement: str, size: tuple[int, int, int]) -> Point:
+        return Point(measurement, 1, size[1:], size[0])
 
-    product, copy = Point(1, (2048, 2048)), Point(1, (4096, 4096))
-    groups = [
-        group("machine", ("", ""), ["product"], [("machine_product", product)], "machine product"),
-        group("machine", ("", ""), ["copy"], [("machine_copy", copy)], "machine copy"),
+    models, trained, cuda = settings.models, settings.training, device.startswith("cuda")
+    shared, lower = _SHARED if peers else [], settings.precisions
+    usual = [at("latency_batch1"), at("throughput_batch16", 16)]
+    growth = [at("growth_side", 1, side) for side in settings.sides]
+    growth += [at("growth_batch", batch) for batch in settings.batches]
+    runs = [at("training_run", 4, images=images) for images in settings.images]
+    gpu = [at("gpu_latency_batch1"), at("gpu_throughput_batch16", 16), at("gpu_throughput_batch256", 256)]
+    groups = [  # title, kind, model, variants, points
+        ("machine product", "machine", _NONE, ["product"], [at("machine_product", 1, 2048)]),
+        ("machine copy", "machine", _NONE, ["copy"], [at("machine_copy", 1, 4096)]),
+        # larger, to fill a GPU's arithmetic units for halves
+        ("machine product half", "machine", _NONE, ["product_half"], cuda * [at("machine_product_half", 1, 8192)]),
+        *(("gpu inference", "inference", model, GPU_FORMS, cuda * gpu) for model in models[:2]),
+        *(("inference", "inference", m, _FORMS, usual + (i == 1) * growth) for i, m in enumerate(models)),
+        ("precision", "inference", models[1], ["fold", *lower], bool(lower) * [at("precision")]),
+        *(("training", "training", m, ["plain", "fast", PEER], [at("training_step_batch8", 8)]) for m in trained),
+        ("training run", "training", trained[0], ["plain", "fast"], runs),
+        ("metrics", "metrics", ("seven", ""), ["scikit_learn", "exact"], [of_maps("metrics", settings.maps)]),
+        ("metrics", "metrics", ("aupro", ""), [PEER, "exact"], bool(shared) * [of_maps("aupro", settings.maps)]),
+        ("metrics at scale", "metrics", ("seven", ""), ["exact"], [of_maps("metrics_scale", settings.scale)]),
     ]
-    if device.startswith("cuda"):
-        larger = Point(1, (8192, 8192))  # the smaller product would not fill a GPU's arithmetic units for halves
-        groups.append(
-            group("machine", ("", ""), ["product_half"], [("machine_product_half", larger)], "machine product half")
-        )
-        for model in settings.models[:GPU_MODELS]:
-            points = [(f"gpu_{'throughput' if n > 1 else 'latency'}_batch{n}", Point(n, square)) for n in (1, 16, 256)]
-            groups.append(group("inference", model, GPU_FORMS, points, "gpu inference"))
-    for i, model in enumerate(settings.models):
-        points = [("latency_batch1", Point(1, square)), ("throughput_batch16", Point(16, square))]
-        if i == 1:
-            points += [("growth_side", Point(1, (side, side))) for side in settings.sides]
-            points += [("growth_batch", Point(batch, square)) for batch in settings.batches]
-        groups.append(group("inference", model, ["plain", "fold", *others(model)], points, "inference"))
-    if settings.precisions:
-        variants = ["fold", *settings.precisions]
-        groups.append(group("inference", settings.models[1], variants, [("precision", Point(1, square))], "precision"))
-    for model in settings.training:
-        points = [("training_step_batch8", Point(8, square))]
-        groups.append(group("training", model, ["plain", "fast", *others(model)], points, "training"))
-    runs = [("training_run", Point(4, square, images)) for images in settings.images]
-    groups.append(group("training", settings.training[0], ["plain", "fast"], runs, "training run"))
-    maps, scale = (Point(1, (h, w), n) for n, h, w in (settings.maps, settings.scale))
-    groups.append(group("metrics", ("seven", ""), ["scikit_learn", "exact"], [("metrics", maps)], "metrics"))
-    if peers:
-        groups.append(group("metrics", ("aupro", ""), ["anomalib", "exact"], [("aupro", maps)], "metrics"))
-    groups.append(group("metrics", ("seven", ""), ["exact"], [("metrics_scale", scale)], "metrics at scale"))
-    return groups
+    planned = []
+    for title, kind, model, variants, points in groups:
+        forms = [Form(kind, *model, form, device) for form in variants if form != PEER or model in shared]
+        planned += [Group(" ".join([title, *filter(None, model)]), forms, points)] if points else []
+    return planned

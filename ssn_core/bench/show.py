@@ -2,109 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from ssn_core.bench.plan import GPU_FORMS, Model
 from ssn_core.runs.result import RunResult
-from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experiment_label, pick
+from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experiment_label, measurement_label, pick
 from ssn_core.study.reference import reference
 from ssn_core.study.style import legend_below
 
 #: what the report's Figure 6 compares: the same task, other costs
 TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")
-_COURSE = {"latency": "latency_batch1", "throughput": "throughput_batch16", "memory": "gpu_memory_peak"}
-
-
-class Gpu(NamedTuple):
-    """float32 and, where forwards are derived for it, half-precision peak in TFLOP/s; memory bandwidth in GB/s."""
-
-    single: float
-    bandwidth: float
-    half: float | None = None
-
-
-#: from NVIDIA's data sheets (H100: SXM, dense)
+GPU_COMMAND = "python -m ssn_core.bench --profile full --device cuda"
+#: from NVIDIA's data sheets: float32 peak (TFLOP/s), memory bandwidth (GB/s) and, where forwards are derived in it, the
+#: peak of half precision (H100: SXM, dense)
 GPUS = {
-    "Tesla P100": Gpu(9.3, 732),
-    "Tesla V100S": Gpu(16.4, 1134),
-    "Tesla T4": Gpu(8.1, 320),
-    "H100": Gpu(67, 3350, half=989),
+    "Tesla P100": (9.3, 732, None),
+    "Tesla V100S": (16.4, 1134, None),
+    "Tesla T4": (8.1, 320, None),
+    "H100": (67, 3350, 989),
 }
 _FORMS = {
     "plain": ("plain form", "forma piana"),
     "fold": ("fast form", "forma rapida"),
     "fast": ("fast form", "forma rapida"),
     "anomalib": ("anomalib", "anomalib"),
+    "compiled": ("plain form, compiled", "forma piana, compilata"),
+    "graph": ("fast form as a graph", "forma rapida come grafo"),
+    "graph_compiled": ("fast form, compiled, as a graph", "forma rapida, compilata, come grafo"),
 }
-_LOOKS = {
-    "plain": {"color": "#777777", "marker": "o"},
-    "fold": {"color": METHOD_COLOURS["scenario_a"], "marker": "s"},
-    "fast": {"color": METHOD_COLOURS["scenario_a"], "marker": "s"},
-    "anomalib": {"color": METHOD_COLOURS["scenario_b"], "marker": "^"},
+_FAST = METHOD_COLOURS["scenario_a"]
+_COLOURS = {"plain": "#777777", "fold": _FAST, "fast": _FAST, "anomalib": METHOD_COLOURS["scenario_b"]}
+_TIMED = {
+    "latency, batch 1 (ms)": "latency_batch1",
+    "throughput, batch 16 (images/s)": "throughput_batch16",
+    "throughput, batch 256 (images/s)": "throughput_batch256",
 }
+_PEAKS = {f"peak memory, batch {m.partition('batch')[2]} (MB)": f"memory_{m}" for m in _TIMED.values()}
 
 
-def models(table: pd.DataFrame) -> list[tuple[str, str]]:
+def wide(table: pd.DataFrame, column: str = "value") -> pd.DataFrame:
+    """A column by (experiment, backbone, variant) and measurement, in the table's order; the first of each."""
+    keys = ["experiment", "backbone", "variant"]
+    once = table[table["backbone"] != ""].drop_duplicates([*keys, "measurement"])
+    order = pd.MultiIndex.from_frame(once[keys]).unique()
+    return once.pivot(index=keys, columns="measurement", values=column).reindex(order)
+
+
+def models(table: pd.DataFrame) -> list[Model]:
     """(experiment, backbone) of every model whose forward was measured, in order."""
     rows = table[table["measurement"] == "latency_batch1"]
     return list(dict.fromkeys(zip(rows["experiment"], rows["backbone"], strict=True)))
 
 
-def value(table: pd.DataFrame, measurement: str, variant: str, model: tuple[str, str]) -> float | None:
-    """One measured value, or None."""
-    rows = table[
-        (table["measurement"] == measurement)
-        & (table["variant"] == variant)
-        & (table["experiment"] == model[0])
-        & (table["backbone"] == model[1])
-    ]
-    return None if rows.empty else float(rows["value"].iloc[0])
-
-
 def table3(table: pd.DataFrame, references: bool = True) -> pd.DataFrame:
-    """The course report's Table 3 and section 6.7: one row per model and form, both memories at batch 1 and 16.
-
-    Weights are random, since speed does not depend on them. Memory: see :mod:`ssn_core.bench.process`.
+    """The course report's Table 3 and section 6.7: one row per model and form; cells are text. Beside the plain form
+    the report's figures (P100, half precision). Memory: see :func:`ssn_core.bench.process.serve`.
     """
-    columns = {
-        "parameters (M)": "parameters",
-        "GFLOPs": "operations",
-        "latency, batch 1 (ms)": "latency_batch1",
-        "throughput, batch 16 (images/s)": "throughput_batch16",
-        "peak memory, batch 1 (MB)": "memory_latency_batch1",
-        "peak memory, batch 16 (MB)": "memory_throughput_batch16",
-    }
-    rows = []
-    for model in models(table):
-        forms = table[(table["measurement"] == "latency_batch1") & (table["experiment"] == model[0])]
-        for variant in dict.fromkeys(forms[forms["backbone"] == model[1]]["variant"]):
-            row = {"method": experiment_label(model[0]), "backbone": BACKBONES[model[1]], "form": _FORMS[variant][0]}
-            for name, measurement in columns.items():
-                found = value(table, measurement, variant, model)
-                row[name] = "" if found is None else f"{found:.4g}"
-            if references:
-                row |= _course_cells(*model, variant)
-            rows.append(row)
-    conditions = table[table["measurement"] == "latency_batch1"]["conditions"].iloc[0]
-    return pd.DataFrame(rows).assign(conditions=f"latency: {conditions}, random weights")
+    columns = {"parameters (M)": "parameters", "GFLOPs": "operations", **_TIMED, **_PEAKS}
+    columns = {name: measurement for name, measurement in columns.items() if "256" not in name}
+    values, rows = wide(table), []
+    for (experiment, backbone, variant), conditions in _conditions(table, "latency_batch1").items():
+        row = {"method": experiment_label(experiment), "backbone": BACKBONES[backbone], "form": _FORMS[variant][0]}
+        row |= _cells(values.loc[experiment, backbone, variant], columns, "")
+        if references:
+            course = _course(experiment, backbone) if variant == "plain" else {}
+            names = {"latency": "latency_batch1", "throughput": "throughput_batch16", "memory": "gpu_memory_peak"}
+            row |= _cells(course, {f"course report: {name}": metric for name, metric in names.items()}, "")
+        rows.append(row | {"conditions": f"latency: {conditions}, random weights"})
+    return pd.DataFrame(rows)
 
 
-def _course_cells(experiment: str, backbone: str, variant: str) -> dict[str, str]:
-    """The report's figures (P100, half precision) beside the plain form of the same network."""
+def gpu_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Forwards on a GPU in half precision, beside what the course and the paper measured on theirs: one row per network
+    and form; cells are text. What was not measured is "not run", and the last column names the command."""
+    columns, networks = {**_TIMED, **_PEAKS}, (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))
+    others = [(BACKBONES[m[1]], "course report", _course(*m), "P100, half precision") for m in networks]
+    names = ("latency_batch1", "throughput_batch16", "memory_latency_batch1", "tflops")  # of its columns
+    paper = dict(zip(names, reference("supersimplenet_published_speed").median(), strict=True))
+    others.append((BACKBONES["wide_resnet50_2"], "SuperSimpleNet as published", paper, "V100S"))
+    rows = [
+        {"backbone": backbone, "form": form} | _cells(values, columns, "") | {"conditions": conditions}
+        for backbone, form, values, conditions in others
+    ]
+    gpu = table[table["measurement"].str.contains("gpu_")]
+    gpu = gpu.assign(measurement=gpu["measurement"].str.replace("gpu_", ""))
+    values, conditions = wide(gpu), _conditions(gpu, "latency_batch1")
+    for model in networks:
+        for variant in GPU_FORMS:
+            own = values.loc[key] if (key := (*model, variant)) in values.index else {}
+            row = {"backbone": BACKBONES[model[1]], "form": _FORMS[variant][0]} | _cells(own, columns, "not run")
+            rows.append(row | {"conditions": conditions.get(key, GPU_COMMAND)})
+    return pd.DataFrame(rows)
+
+
+def _conditions(table: pd.DataFrame, measurement: str) -> pd.Series:
+    found = wide(table, "conditions")
+    return found[measurement].dropna() if measurement in found else pd.Series(dtype=str)
+
+
+def _cells(values: Mapping[str, float], columns: dict[str, str], missing: str) -> dict[str, str]:
+    numbers = {name: values.get(measurement) for name, measurement in columns.items()}
+    return {name: missing if pd.isna(x) else f"{x:.5g}" for name, x in numbers.items()}
+
+
+def _course(experiment: str, backbone: str) -> dict[str, float]:
     course = reference("course_report_tables")
     own = course[(course["configuration"] == experiment) & (course["backbone"] == backbone)]
-    cells = {}
-    for name, metric in _COURSE.items():
-        found = own[own["metric"] == metric]["value"]
-        cells[f"course report: {name}"] = f"{found.iloc[0]:g}" if len(found) and variant == "plain" else ""
-    return cells
+    return dict(zip(own["metric"][::-1], own["value"][::-1], strict=True))  # the first of each
 
 
 def metrics_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -124,120 +135,99 @@ def derived(table: pd.DataFrame) -> pd.DataFrame:
     machine = table.drop_duplicates("measurement").set_index("measurement")["value"]
     if not {"machine_product", "machine_copy"} <= set(machine.index):
         return pd.DataFrame()
-    rows = []
-    for suffix, timed, variants in (
-        ("", "latency_batch1", ("plain", "fold")),
-        ("_training", "training_step_batch8", ("plain", "fast")),
-    ):
-        # a GPU's forwards are measured in half precision
-        halved = not suffix and "machine_product_half" in machine.index
-        peak, copy = machine["machine_product_half" if halved else "machine_product"], machine["machine_copy"]
-        for model in models(table):
-            for variant in variants:
-                work, traffic = (value(table, f"{name}{suffix}", variant, model) for name in ("operations", "traffic"))
-                if work is None or traffic is None:
-                    continue
-                single = 2 * traffic if halved else traffic
-                row = {"method": experiment_label(model[0]), "backbone": BACKBONES[model[1]]}
-                row |= {"what": "training step" if suffix else "forward", "form": _FORMS[variant][0]}
-                row |= {"GFLOPs": f"{work:.4g}", "MB moved": f"{single:.4g}"}
-                row |= {f"{name}: derived ms": f"{_limit(gpu, work, single, suffix):.3g}" for name, gpu in GPUS.items()}
-                floor, own = max(1e3 * work / peak, traffic / copy), value(table, timed, variant, model)
-                row |= {"this machine: derived ms": f"{floor:.3g}", "measured ms": f"{own:.3g}"}
-                rows.append(row | {"share of the limit": f"{floor / own:.0%}"})
+    halves, values, rows = "machine_product_half" in machine, wide(table), []
+    networks = dict.fromkeys(key[:2] for key in values.index)
+    for what, suffix, timed in [
+        ("forward", "", "latency_batch1"),
+        ("training step", "_training", "training_step_batch8"),
+    ]:
+        halved = halves and what == "forward"  # as a GPU's forwards are measured
+        peak = machine["machine_product_half" if halved else "machine_product"]
+        for experiment, backbone, variant in (k for m in networks for k in values.index if k[:2] == m):
+            names = [f"operations{suffix}", f"traffic{suffix}", timed]
+            work, traffic, measured = values.reindex(columns=names).loc[experiment, backbone, variant]
+            if variant == "anomalib" or pd.isna(work + traffic + measured):
+                continue
+            single, floor = traffic * (2 if halved else 1), max(1e3 * work / peak, traffic / machine["machine_copy"])
+            row = {"method": experiment_label(experiment), "backbone": BACKBONES[backbone], "what": what}
+            row |= {"form": _FORMS[variant][0], "GFLOPs": f"{work:.4g}", "MB moved": f"{single:.4g}"}
+            for name, (full, bandwidth, half) in GPUS.items():
+                half = half if what == "forward" else None
+                limit = max(work / (half or full), single / (2 if half else 1) / bandwidth)
+                row[f"{name}: derived ms"] = f"{limit:.3g}"
+            row |= {"this machine: derived ms": f"{floor:.3g}", "measured ms": f"{measured:.3g}"}
+            rows.append(row | {"share of the limit": f"{floor / measured:.0%}"})
     return pd.DataFrame(rows)
 
 
-def _limit(gpu: Gpu, work: float, traffic: float, training: str) -> float:
-    """ms for ``work`` GFLOP and ``traffic`` MB of float32 values."""
-    if gpu.half is None or training:
-        return max(work / gpu.single, traffic / gpu.bandwidth)
-    return max(work / gpu.half, traffic / 2 / gpu.bandwidth)
+def _named(table: pd.DataFrame, language: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The table with ``form`` and ``network`` to print, and the forms' colours."""
+    pairs = zip(table["experiment"], table["backbone"], strict=True)
+    networks = [f"{experiment_label(experiment, language)}\n{BACKBONES[backbone]}" for experiment, backbone in pairs]
+    named = table.assign(network=networks, form=[pick(language, *_FORMS[variant]) for variant in table["variant"]])
+    return named, {pick(language, *_FORMS[variant]): _COLOURS[variant] for variant in table["variant"].unique()}
 
 
 def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
     """How many times faster (and smaller) than the plain form: bars per measurement and model."""
-    titles = {
-        "latency_batch1": ("latency, batch 1", "latenza, batch 1"),
-        "throughput_batch16": ("throughput, batch 16", "throughput, batch 16"),
-        "training_step_batch8": ("training step, batch 8", "passo di training, batch 8"),
-        "memory_throughput_batch16": ("peak memory, batch 16", "picco di memoria, batch 16"),
-    }
-    rows = table[table["measurement"].isin(titles) & ~table["variant"].isin(["plain"])]
-    chosen = [model for model in models(table) if model[0] in ("baseline", "scenario_a")]
-    figure, axes = plt.subplots(1, len(titles), figsize=(6.3, 0.9 + 0.5 * len(chosen)), sharey=True)
-    for ax, (measurement, title) in zip(axes, titles.items(), strict=True):
+    shown = ("latency_batch1", "throughput_batch16", "training_step_batch8", "memory_throughput_batch16")
+    rows = table[table["measurement"].isin(shown) & table["experiment"].isin(["baseline", "scenario_a"])]
+    rows, colours = _named(rows[rows["variant"] != "plain"], language)
+    order = {"order": list(rows["network"].unique()), "hue_order": list(colours), "palette": colours}
+    figure, axes = plt.subplots(1, len(shown), figsize=(6.3, 0.9 + 0.5 * len(order["order"])), sharey=True)
+    for ax, measurement in zip(axes, shown, strict=True):
         own = rows[rows["measurement"] == measurement]
-        for variant, group in own.groupby("variant", sort=False):
-            places = {m: i for i, m in enumerate(chosen)}
-            y = [places.get(m) for m in zip(group["experiment"], group["backbone"], strict=True)]
-            shown = [(a, float(r)) for a, r in zip(y, group["ratio_to_plain"], strict=True) if a is not None]
-            shift = 0.2 if variant == "anomalib" else -0.2 if "anomalib" in set(own["variant"]) else 0.0
-            height = 0.36 if shift else 0.6
-            bars = ax.barh([a + shift for a, _ in shown], [r for _, r in shown], height, color=_LOOKS[variant]["color"])
-            ax.bar_label(bars, fmt="%.1f×", fontsize=6, padding=1.5)
+        sns.barplot(own, x="ratio_to_plain", y="network", hue="form", saturation=1, legend=False, ax=ax, **order)
+        for container in ax.containers:
+            ax.bar_label(container, fmt="%.1f×", fontsize=6, padding=1.5)
         ax.axvline(1, color="black", lw=0.8)
-        ax.set_title(pick(language, *title), fontsize=7)
-        ax.set_xlim(0, 1.3 * max([1.0, *own["ratio_to_plain"].astype(float)]))
+        ax.set(xlabel="", ylabel="", xlim=(0, 1.3 * max([1.0, *own["ratio_to_plain"]])))
+        ax.set_title(measurement_label(measurement, language), fontsize=7)
         ax.grid(axis="y", visible=False)
-    names = [f"{experiment_label(experiment, language)}\n{BACKBONES[backbone]}" for experiment, backbone in chosen]
-    axes[0].set_yticks(range(len(chosen)), names)
-    axes[0].invert_yaxis()
-    title = pick(
-        language, "times faster, or smaller, than the plain form", "volte più veloce, o più piccola, della forma piana"
-    )
-    figure.suptitle(title, fontsize=8, color="#555555")
-    for variant in (v for v in _LOOKS if v != "fast" and v in set(rows["variant"])):
-        axes[0].barh([0], [0], color=_LOOKS[variant]["color"], label=pick(language, *_FORMS[variant]))
+    title = ("times faster, or smaller, than the plain form", "volte più veloce, o più piccola, della forma piana")
+    figure.suptitle(pick(language, *title), fontsize=8, color="#555555")
+    for form, colour in colours.items():
+        axes[0].barh([0], [0], color=colour, label=form)
     legend_below(figure, axes[0])
     return figure
 
 
 def growth(table: pd.DataFrame, language: str = "en") -> Figure:
     """Cost against the image's side, the batch, and the number of training images, for every form measured."""
-    figure, axes = plt.subplots(1, 3, figsize=(6.3, 2.7))
-    grown = table[table["measurement"] == "growth_side"]
-    model = (grown["experiment"].iloc[0], grown["backbone"].iloc[0])
-    own = table[(table["experiment"] == model[0]) & (table["backbone"] == model[1])]
-    base = own[own["measurement"] == "latency_batch1"]
-    _lines(axes[0], pd.concat([grown, base]), "height", language)
-    batches = own[own["measurement"].isin(["growth_batch", "latency_batch1"])]
-    full = own[own["measurement"] == "throughput_batch16"]
-    full = full.assign(value=1000 / full["value"].astype(float))
-    _lines(axes[1], pd.concat([batches, full]), "batch", language)
-    _lines(axes[2], table[table["measurement"] == "training_run"], "images", language)
-    labels = (
-        ("image side (pixels)", "lato dell'immagine (pixel)"),
-        ("batch", "batch"),
-        ("training images (2 epochs)", "immagini di training (2 epoche)"),
+    experiment, backbone = models(table)[:2][-1]  # the one that grows, see Settings
+    own = table[(table["experiment"] == experiment) & (table["backbone"] == backbone)]
+    rate = own["measurement"] == "throughput_batch16"
+    own = own.assign(value=own["value"].mask(rate, 1000 / own["value"]))
+    panels = (
+        ("height", own, "growth_side|latency_batch1", "image side (pixels)", "lato dell'immagine (pixel)"),
+        ("batch", own, "growth_batch|latency_batch1|throughput_batch16", "batch", "batch"),
+        ("images", table, "training_run", "training images (2 epochs)", "immagini di training (2 epoche)"),
     )
-    for ax, label in zip(axes, labels, strict=True):
-        ax.set_xlabel(pick(language, *label))
-        _plain_logarithm(ax, sorted({float(x) for line in ax.lines for x in line.get_xdata()}))
+    figure, axes = plt.subplots(1, len(panels), figsize=(6.3, 2.7))
+    for ax, (column, rows, shown, *label) in zip(axes, panels, strict=True):
+        rows, colours = _named(rows[rows["measurement"].str.fullmatch(shown)], language)
+        look = {"hue": "form", "palette": colours, "style": "form", "markers": ["o", "s", "^"][: len(colours)]}
+        sns.lineplot(rows, x=column, y="value", dashes=False, mec="none", legend=ax is axes[0], ax=ax, **look)
+        _plain_logarithms(ax)
+        ax.set_xticks(ticks := sorted(rows[column].unique()), [f"{x:g}" for x in ticks])
+        ax.set(xlabel=pick(language, *label), ylabel="")
     axes[0].set_ylabel(pick(language, "ms per image", "ms per immagine"))
     axes[2].set_ylabel(pick(language, "seconds", "secondi"))
-    figure.suptitle(f"{BACKBONES[model[1]]}: {pick(language, *_MEASURED)}", fontsize=8, color="#555555")
+    title = ("inference (left, middle) and training (right)", "inferenza (sinistra, centro) e training (destra)")
+    figure.suptitle(f"{BACKBONES[backbone]}: {pick(language, *title)}", fontsize=8, color="#555555")
     legend_below(figure, axes[0])
+    axes[0].get_legend().remove()
     return figure
 
 
-_MEASURED = ("inference (left, middle) and training (right)", "inferenza (sinistra, centro) e training (destra)")
-
-
-def _plain_logarithm(ax: Axes, ticks: Sequence[float]) -> None:
-    """Logarithmic axes that are labelled with numbers, not powers; ``ticks`` along x."""
-    ax.set(xscale="log", yscale="log")
-    ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
+def _plain_logarithms(ax: Axes, names: str = "xy") -> None:
+    """Logarithmic axes that are labelled with numbers, not powers."""
+    for name in names:
+        ax.set(**{f"{name}scale": "log"})
+        axis = getattr(ax, f"{name}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-
-
-def _lines(ax: Axes, rows: pd.DataFrame, column: str, language: str) -> None:
-    for variant, group in rows.groupby("variant", sort=False):
-        group = group.astype({column: float, "value": float}).sort_values(column)
-        look = _LOOKS[variant]
-        ax.plot(group[column], group["value"], label=pick(language, *_FORMS[variant]), ms=3.5, lw=1.1, **look)
 
 
 def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en") -> Figure:
@@ -247,32 +237,26 @@ def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en
     runs' category stands at the foot of the panel, with its latency alone.
     """
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.3), sharey=True, sharex=True)
-    largest = table[table["measurement"] == "memory_throughput_batch16"]["value"].astype(float).max()
-    shown = [model for model in models(table) if model[0] in TRADED]
-    ticks = sorted({value(table, "latency_batch1", form, model) for form in ("plain", "fold") for model in shown})
-    for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
-        for model in shown:
-            trained = [r.metrics[metric] for r in runs if (r.config.experiment, r.config.backbone) == model]
-            places = [value(table, "latency_batch1", form, model) for form in ("plain", "fold")]
-            sizes = [value(table, "memory_throughput_batch16", form, model) or largest for form in ("plain", "fold")]
-            height = float(np.mean(trained)) if trained else 0.02
-            colour = METHOD_COLOURS[model[0]]
-            ax.plot(places, [height] * 2, color=colour, lw=0.8, alpha=0.6, ls="-" if trained else ":")
-            for place, size, filled in zip(places, sizes, (False, True), strict=True):
-                area = 500 * size / largest if trained else 12
-                ax.scatter(place, height, area, ec=colour, fc=colour if filled else "white", alpha=0.75, zorder=3)
-        ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
-        ax.set(title=metric, ylim=(-0.06, 1.08), xscale="log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.minorticks_off()
-        ax.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
-        ax.set_xlabel(pick(language, "latency, batch 1 (ms)", "latenza, batch 1 (ms)"))
-    for experiment, backbone in shown:
+    values, largest = wide(table), table.loc[table["measurement"] == "memory_throughput_batch16", "value"].max()
+    for experiment, backbone in (model for model in models(table) if model[0] in TRADED):
+        own = [run for run in runs if (run.config.experiment, run.config.backbone) == (experiment, backbone)]
+        colour = METHOD_COLOURS[experiment]
+        for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
+            height = sum(run.metrics[metric] for run in own) / len(own) if own else 0.02
+            forms = values.loc[[(experiment, backbone, form) for form in ("plain", "fold")]]
+            places, areas = forms["latency_batch1"], 500 * forms["memory_throughput_batch16"].fillna(largest) / largest
+            ax.plot(places, [height] * 2, color=colour, lw=0.8, alpha=0.6, ls="-" if own else ":")
+            ax.scatter(
+                places, [height] * 2, areas if own else 12, ec=colour, fc=["white", colour], alpha=0.75, zorder=3
+            )
         label = f"{experiment_label(experiment, language)}, {BACKBONES[backbone]}"
-        if not any((r.config.experiment, r.config.backbone) == (experiment, backbone) for r in runs):
-            label += f" ({pick(language, 'not run', 'non eseguito')})"
-        axes[0].plot([], [], "o", color=METHOD_COLOURS[experiment], label=label)
+        label += "" if own else f" ({pick(language, 'not run', 'non eseguito')})"
+        axes[0].plot([], [], "o", color=colour, label=label)
+    for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
+        ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
+        _plain_logarithms(ax, "x")
+        label = pick(language, "latency, batch 1 (ms)", "latenza, batch 1 (ms)")
+        ax.set(title=metric, ylim=(-0.06, 1.08), xlabel=label, xmargin=0.15)
     data = {data_label(run.config, language) for run in runs}
     axes[0].set_ylabel(f"AUROC, {' / '.join(sorted(data))}" if data else "AUROC")
     legend_below(figure, axes[0])

@@ -49,7 +49,7 @@ class Profile:
     skip_unavailable: bool
     defaults: dict[str, Any]
     experiments: dict[str, dict[str, Any] | list[dict[str, Any]]]
-    bench: dict[str, Any]  # see ssn_core.bench.Settings
+    bench: dict[str, Any]  # see ssn_core.bench.plan.Settings
 
     def configs(self, experiment: str) -> list[RunConfig]:
         """Every configuration of one experiment of the profile: its categories times its seeds (times its betas)."""

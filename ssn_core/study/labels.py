@@ -38,6 +38,11 @@ def metric_label(metric: str, language: str = "en") -> str:
     return _text("metrics", metric, language)
 
 
+def measurement_label(measurement: str, language: str = "en") -> str:
+    """The name of one of the benchmark's measurements to print."""
+    return _text("measurements", measurement, language)
+
+
 def method_label(config: RunConfig, language: str = "en") -> str:
     """The method's name to print; learned noise v2 carries its bound."""
     name = experiment_label(config.experiment, language)
