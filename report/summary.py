@@ -214,12 +214,12 @@ def _counters(root: Path) -> list[dict[str, Any]]:
 
 
 def _figures(root: Path) -> dict[str, dict[str, str]]:
-    """Drawn figures, of real data and of the demo: file name -> path from the root, for Typst, which cannot look."""
+    """Drawn figures, of real and of synthetic data: file name -> path from the root, for Typst, which cannot look."""
     found: dict[str, dict[str, str]] = {"real": {}, "demo": {}}
-    for folder in (*_REAL, "demo"):
+    for folder in (*_REAL, "synthetic"):
         files = sorted((root / "figures" / folder).glob("*.*"))
         drawn = {p.name: f"/{p.relative_to(root).as_posix()}" for p in files if p.stat().st_size}
-        found["demo" if folder == "demo" else "real"] |= drawn
+        found["demo" if folder == "synthetic" else "real"] |= drawn
     return found
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 
 from ssn_core.runs.result import RunResult
 from ssn_core.study.reference import reference
-from ssn_core.study.style import METHOD_COLOURS, data_label, experiment_label, legend_below, pick
+from ssn_core.study.style import METHOD_COLOURS, bilingual, data_label, experiment_label, legend_below, pick
 
 #: what the report's Figure 6 compares: the same task, other costs
 TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")
@@ -155,6 +155,7 @@ def _limit(gpu: Gpu, work: float, traffic: float, training: str) -> float:
     return max(work / gpu.half, traffic / 2 / gpu.bandwidth)
 
 
+@bilingual
 def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
     """How many times faster (and smaller) than the plain form: bars per measurement and model."""
     titles = {
@@ -193,6 +194,7 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
     return figure
 
 
+@bilingual
 def growth(table: pd.DataFrame, language: str = "en") -> Figure:
     """Cost against the image's side, the batch, and the number of training images, for every form measured."""
     figure, axes = plt.subplots(1, 3, figsize=(6.3, 2.7))
@@ -240,6 +242,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, column: str, language: str) -> None:
         ax.plot(group[column], group["value"], label=pick(language, *_FORMS[variant]), ms=3.5, lw=1.1, **look)
 
 
+@bilingual
 def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en") -> Figure:
     """Figure 6: latency against the AUROC of the image score and of the map score, bubbles as large as the peak memory.
 
