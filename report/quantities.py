@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from report.differences import Sample
 from ssn_core.metrics import METRICS
+from ssn_core.study.differences import Sample
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")

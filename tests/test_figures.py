@@ -18,7 +18,7 @@ from ssn_core.runs.config import PRESETS
 from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
 from ssn_core.runs.result import FORMAT, SCORES, pixel_threshold
 from ssn_core.runs.runner import HISTORY, VALIDATION
-from ssn_core.study import gating, noise_view, panels, reference, style, tables
+from ssn_core.study import gating, labels, noise_view, panels, reference, style, tables
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories
 
@@ -108,10 +108,10 @@ def texts(figure) -> str:
 
 
 def test_every_experiment_has_a_colour_and_a_name_in_both_languages() -> None:
-    assert set(style.METHOD_COLOURS) == set(PRESETS)
+    assert set(labels.METHOD_COLOURS) == set(PRESETS)
     for name in PRESETS:
         config = config_of(name) if PRESETS[name].get("dataset") is None else preset(name)
-        assert style.method_label(config, "en") and style.method_label(config, "it")
+        assert labels.method_label(config, "en") and labels.method_label(config, "it")
 
 
 def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
@@ -120,16 +120,16 @@ def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
         ("scenario_a", *(name for name in PRESETS if name.startswith("learned_noise")), "noise_control"),
         ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised", "simplenet"),
     ):
-        assert len({style.METHOD_COLOURS[name] for name in together}) == len(together)
+        assert len({labels.METHOD_COLOURS[name] for name in together}) == len(together)
 
 
 def test_the_stand_in_is_called_version_1() -> None:
-    assert style.data_label(preset("supervised", dataset="ksdd1", category="ksdd1")) == "KolektorSDD (version 1)"
+    assert labels.data_label(preset("supervised", dataset="ksdd1", category="ksdd1")) == "KolektorSDD (version 1)"
 
 
 def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(InputError, match="language='de'"):
-        style.pick("de", "yes", "sì")
+        labels.pick("de", "yes", "sì")
 
 
 def test_saving_writes_both_languages_once_and_equal_bytes_each_time(
@@ -196,7 +196,7 @@ def test_learning_needs_a_log_or_several_evaluations(capsys: pytest.CaptureFixtu
     assert "nothing to draw" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("language", style.LANGUAGES)
+@pytest.mark.parametrize("language", labels.LANGUAGES)
 @pytest.mark.parametrize(
     "draw", [histories.convergence, histories.noise_histories, histories.beta_histories, histories.beta_band]
 )
@@ -312,7 +312,7 @@ def test_course_values_of_learned_noise_belong_to_the_published_rule() -> None:
 def test_the_courses_log_of_v1_has_the_colour_of_the_rule_that_made_it(sweep: list[RunResult]) -> None:
     figure = histories.convergence(sweep)
     [line] = [line for line in figure.axes[1].lines if line.get_label() == "v1"]
-    assert line.get_color() == style.METHOD_COLOURS["learned_noise_v1_as_published"]
+    assert line.get_color() == labels.METHOD_COLOURS["learned_noise_v1_as_published"]
 
 
 def test_table7_has_the_localisation_by_the_logits_where_the_sigmoid_ranked(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_table7_has_the_localisation_by_the_logits_where_the_sigmoid_ranked(tmp_
     missing = not_run(preset(names[1], dataset="ksdd1", category="ksdd1"))
     frame = tables.table7_weak([*runs, missing])
     rows = frame[frame["metric"] == "AP-loc, by the logits"]
-    assert list(rows["method"]) == [style.experiment_label(names[1])] * 2
+    assert list(rows["method"]) == [labels.experiment_label(names[1])] * 2
     assert list(rows["ours_mean"]) == [f"{runs[1].metrics['AP-loc'] + 0.01:.4f}", "not run"]
 
 

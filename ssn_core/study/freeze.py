@@ -46,7 +46,7 @@ def freeze(executed: Path) -> Path:
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "digest": digest(notebook)}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-        cell.metadata = {"tags": tags} if (tags := [t for t in cell.metadata.get("tags", []) if t == "parameters"]) else {}
+        cell.metadata = {"tags": ["parameters"]} if "parameters" in cell.metadata.get("tags", []) else {}
     target = project_root() / "notebooks" / executed.name
     nbformat.write(notebook, target)
     return target

@@ -13,7 +13,8 @@ from scipy.special import expit
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.profiles import older
 from ssn_core.runs.result import RunResult
-from ssn_core.study.style import bilingual, legend_below, method_colour, method_label, pick
+from ssn_core.study.labels import method_colour, method_label, pick
+from ssn_core.study.style import bilingual, legend_below
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("no gate", "Youden (test)", "quantile (normal training)")

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from ssn_core.runs.profiles import older
 from ssn_core.runs.result import RunResult
-from ssn_core.study.style import bilingual, data_label, pick
+from ssn_core.study.labels import data_label, pick
+from ssn_core.study.style import bilingual
 
 
 def noise_fields(runs: Sequence[RunResult], language: str = "en") -> Figure | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,7 +20,8 @@ from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.data.images import read_image, read_mask
 from ssn_core.errors import InputError
 from ssn_core.runs.result import RunResult
-from ssn_core.study.style import bilingual, data_label, method_label, pick
+from ssn_core.study.labels import data_label, method_label, pick
+from ssn_core.study.style import bilingual
 
 MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"
 _TEXT_WIDTH = 1.65  # of the column of names, in widths of a picture

@@ -15,18 +15,8 @@ from matplotlib.figure import Figure
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
-from ssn_core.study.style import (
-    DEFECTIVE,
-    NORMAL,
-    PUBLISHED,
-    bilingual,
-    category_label,
-    data_label,
-    legend_below,
-    method_colour,
-    method_label,
-    pick,
-)
+from ssn_core.study.labels import category_label, data_label, method_colour, method_label, pick
+from ssn_core.study.style import DEFECTIVE, NORMAL, PUBLISHED, bilingual, legend_below
 
 #: the two scores of an image, named so that they cannot be taken for each other (erratum 5)
 SCORES = {
@@ -101,7 +91,7 @@ def _short(run: RunResult, runs: Sequence[RunResult], language: str) -> str:
     """What tells a run from the others of a figure: its method, its category, its seed, as far as they vary."""
     parts = {
         method_label(run.config, language): {method_label(r.config) for r in runs},
-        category_label(run.config): {r.config.category for r in runs},
+        category_label(run.config, language): {r.config.category for r in runs},
         f"{pick(language, 'seed', 'seme')} {run.config.seed}": {r.config.seed for r in runs},
     }
     varying = [part for part, values in parts.items() if len(values) > 1]
@@ -148,7 +138,7 @@ def metric_bars(outcomes: Sequence[tables.Outcome], metrics: Sequence[str], lang
     """Bars per category and method, mean over the seeds (whiskers: standard deviation); diamonds are published means,
     crosses the course report's values. The place of a method that was not run says so."""
     methods = {method_label(o.config): o.config for o in outcomes}
-    names = {o.config.category: category_label(o.config) for o in outcomes}
+    names = {o.config.category: category_label(o.config, language) for o in outcomes}
     groups: dict[tuple[str, str], list[tables.Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((method_label(outcome.config), outcome.config.category), []).append(outcome)

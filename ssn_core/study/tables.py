@@ -18,8 +18,8 @@ from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun, run_command
 from ssn_core.runs.result import RunResult
+from ssn_core.study.labels import data_label, method_label
 from ssn_core.study.reference import course_report, published, sweep_log
-from ssn_core.study.style import data_label, method_label
 
 Outcome = RunResult | NotRun
 NOT_RUN = "not run"

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
-from ssn_core.study.style import METHOD_COLOURS, PUBLISHED, bilingual, legend_below, method_colour, method_label, pick
+from ssn_core.study.labels import METHOD_COLOURS, method_colour, method_label, pick
+from ssn_core.study.style import PUBLISHED, bilingual, legend_below
 
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
 #: one method, four bounds: shades of its colour, dark for the widest
