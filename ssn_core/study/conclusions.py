@@ -6,44 +6,57 @@ question is open, and what was not run names its command.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ssn_core.metrics import NOT_AVAILABLE
+from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.differences import Sample, difference, place
 from ssn_core.study.labels import BACKBONES, data_label, experiment_label, method_label
 from ssn_core.study.tables import Outcome, finished
 
+Contrast = tuple[Sequence[Outcome], Sequence[Outcome], str]
 
-def contrast(left: Sequence[Outcome], right: Sequence[Outcome], metric: str) -> list[str]:
-    """A sentence for every data set that both sides are about: by how much the left side's metric is higher or lower.
-    Over seeds that both share the interval is that of the differences seed by seed."""
-    sentences = []
-    for data in dict.fromkeys(data_label(outcome.config) for outcome in left):
-        sides = [[o for o in side if data_label(o.config) == data] for side in (left, right)]
-        if all(sides):
-            sentences.append(f"{data}, {metric}: {_contrast(*sides, metric)}.")
-    return sentences
+
+def contrasts(pairs: Iterable[Contrast]) -> list[str]:
+    """Sentences for (left, right, metric): for every data set that both sides are about, by how much the left side is
+    higher or lower. Over seeds that both share the interval is that of the differences seed by seed. Last, once, the
+    commands of what is missing."""
+    sentences, commands = [], {}
+    for left, right, metric in pairs:
+        for data in dict.fromkeys(data_label(outcome.config) for outcome in left):
+            sides = [[o for o in side if data_label(o.config) == data] for side in (left, right)]
+            if all(sides):
+                sentences.append(f"{data}, {metric}: {_contrast(*sides, metric)}.")
+                commands |= {o.command: None for side in sides for o in side if isinstance(o, NotRun)}
+    return sentences + ([f"Not run: {', '.join(f'`{c}`' for c in commands)}."] if commands else [])
 
 
 def _contrast(left: list[Outcome], right: list[Outcome], metric: str) -> str:
     names = [method_label(side[0].config) for side in (left, right)]
-    if missing := [side[0] for side in (left, right) if not finished(side)]:
-        commands = "; ".join(f"{method_label(o.config)}, `{o.command}`" for o in missing)
-        return f"{' against '.join(names)} is not run ({commands})"
-    samples = [_sample(finished(side), metric) for side in (left, right)]
+    done = [finished(side) for side in (left, right)]
+    if not all(done):
+        missing = " and ".join(name for name, runs in zip(names, done, strict=True) if not runs)
+        return f"{' against '.join(names)}: open, {missing} not run here{_reported(left, right, metric)}"
+    samples = [_sample(runs, metric) for runs in done]
     if None in samples:
-        return f"{' against '.join(names)} is {NOT_AVAILABLE}, no image decides it"
+        return f"{' against '.join(names)}: {NOT_AVAILABLE}, no image decides it"
     shown = " against ".join(f"{name} {_text(sample)}" for name, sample in zip(names, samples, strict=True))
     if (found := difference(*samples, paired=True)) is None:
-        return f"{shown}; open, one seed has no spread"
+        return f"{shown}: open, one seed has no spread"
     interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
     word = {"more": "higher", "less": "lower"}.get(place(found, 0.0))
-    return f"{shown}, {word} by {abs(found.value):.3f} ({interval})" if word else f"{shown}; open, {interval}"
+    return f"{shown}: {word} by {abs(found.value):.3f} ({interval})" if word else f"{shown}: open, {interval}"
+
+
+def _reported(left: list[Outcome], right: list[Outcome], metric: str) -> str:
+    """What the course report has of both sides, if it has."""
+    theirs = [reference.course_report(side[0].config, metric) for side in (left, right)]
+    return "" if None in theirs else "; the course report has {:.3f} against {:.3f}".format(*(v for v, _ in theirs))
 
 
 def _sample(runs: Sequence[RunResult], metric: str) -> Sample | None:
@@ -52,10 +65,8 @@ def _sample(runs: Sequence[RunResult], metric: str) -> Sample | None:
     if NOT_AVAILABLE in seeds.values():
         return None
     values = list(seeds.values())
-    return Sample(
-        value=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        n=len(values), seeds=seeds,
-    )  # fmt: skip
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Sample(value=float(np.mean(values)), std=spread, n=len(values), seeds=seeds)
 
 
 def _text(sample: Sample) -> str:
@@ -103,5 +114,6 @@ def efficiency(table: pd.DataFrame) -> list[str]:
     sentences = []
     for (experiment, backbone, _), row in rows[rows.index.get_level_values("variant") == "fold"].iterrows():
         name = f"{experiment_label(experiment)}, {BACKBONES[backbone]}"
-        sentences.append(f"{name}: the fast form takes {row['value']:.3g} ms, {row['ratio_to_plain']:.2f} times faster.")
+        times = f"{row['ratio_to_plain']:.2f} times faster than the plain one"
+        sentences.append(f"{name}: the fast form takes {row['value']:.3g} ms and is {times}.")
     return sentences

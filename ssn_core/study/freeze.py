@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from PIL import Image
 
 from ssn_core.runs.profiles import load_profile, project_root
 
@@ -47,9 +51,31 @@ def freeze(executed: Path) -> Path:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata = {"tags": ["parameters"]} if "parameters" in cell.metadata.get("tags", []) else {}
+        if cell.cell_type == "code":
+            cell.outputs = list(_tidy(cell.outputs))
     target = project_root() / "notebooks" / executed.name
     nbformat.write(notebook, target)
     return target
+
+
+def _tidy(outputs: Sequence[Any]) -> Iterator[Any]:
+    """What one stream printed as one output, however the kernel cut it, and pictures in 256 colours."""
+    for stream, group in itertools.groupby(outputs, key=lambda output: output.get("name")):
+        first, *others = group
+        if stream is not None:
+            first.text += "".join(output.text for output in others)
+            others = []
+        for output in (first, *others):
+            if picture := output.get("data", {}).get("image/png"):
+                output.data["image/png"] = _in_256_colours(picture)
+            yield output
+
+
+def _in_256_colours(png: str) -> str:
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture.quantize(256).save(buffer, format="png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 if __name__ == "__main__":

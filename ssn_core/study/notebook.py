@@ -7,8 +7,9 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -45,6 +46,12 @@ class Notebook:
     def save(self, figure: Figure | None, name: str) -> Figure | None:
         """Write a figure in both languages and return it, to be shown; see :func:`ssn_core.study.style.save`."""
         return style.save(figure, self.profile.figures, name)
+
+    def conclude(self, sentences: Iterable[str]) -> Any:
+        """Sentences of :mod:`ssn_core.study.conclusions` as a list, to be shown."""
+        from IPython.display import Markdown
+
+        return Markdown("\n".join(f"- {sentence}" for sentence in sentences))
 
     def panel(self, runs: Sequence[RunResult], defective: bool = True, count: int = 1) -> Figure | None:
         """The first example images as every run saw them, with their pictures where they are synthetic. The pictures

@@ -6,7 +6,7 @@ show the maps and the file's name, and such a panel may be committed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,3 +158,14 @@ def _text_above(ax: Axes, row: Row, language: str) -> None:
     for height, (text, look) in ((11.5, first), (3, second)):
         place = {"xycoords": "axes fraction", "xytext": (0, height), "textcoords": "offset points"}
         ax.annotate(text, (0, 1), va="bottom", **place, **look).set_in_layout(False)
+
+
+@bilingual
+def side_by_side(pictures: Mapping[str, np.ndarray], language: str = "en") -> Figure:
+    """Arrays under their names: (H, W, 3) uint8 as it is, (H, W) bool in black and white, (H, W) values in colour."""
+    figure, axes = plt.subplots(1, len(pictures), figsize=(6.3, 6.3 / len(pictures) + 0.3), squeeze=False)
+    for ax, (name, picture) in zip(axes[0], pictures.items(), strict=True):
+        ax.imshow(picture, cmap="gray" if picture.dtype == bool else "viridis")
+        ax.set_title(name, fontsize=7)
+        ax.set_axis_off()
+    return figure
