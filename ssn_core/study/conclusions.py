@@ -6,9 +6,9 @@ question is open, and what was not run names its command.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from ssn_core.metrics import NOT_AVAILABLE
@@ -17,34 +17,31 @@ from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.differences import Sample, difference, place
 from ssn_core.study.labels import BACKBONES, data_label, experiment_label, method_label
-from ssn_core.study.tables import Outcome, finished
-
-Contrast = tuple[Sequence[Outcome], Sequence[Outcome], str]
+from ssn_core.study.results import Group, Outcome, groups
 
 
-def contrasts(pairs: Iterable[Contrast]) -> list[str]:
+def contrasts(pairs: Iterable[tuple[Sequence[Outcome], Sequence[Outcome], str]]) -> list[str]:
     """Sentences for (left, right, metric): for every data set that both sides are about, by how much the left side is
     higher or lower. Over seeds that both share the interval is that of the differences seed by seed. Last, once, the
     commands of what is missing."""
     sentences, commands = [], {}
     for left, right, metric in pairs:
-        for data in dict.fromkeys(data_label(outcome.config) for outcome in left):
-            sides = [[o for o in side if data_label(o.config) == data] for side in (left, right)]
-            if all(sides):
-                sentences.append(f"{data}, {metric}: {_contrast(*sides, metric)}.")
-                commands |= {o.command: None for side in sides for o in side if isinstance(o, NotRun)}
+        for sides in itertools.product(groups(left), groups(right)):
+            names = {data_label(side.config) for side in sides}
+            if len(names) == 1:
+                sentences.append(f"{names.pop()}, {metric}: {_contrast(*sides, metric)}.")
+                commands |= {o.command: None for side in sides for o in side.outcomes if isinstance(o, NotRun)}
     return sentences + ([f"Not run: {', '.join(f'`{c}`' for c in commands)}."] if commands else [])
 
 
-def _contrast(left: list[Outcome], right: list[Outcome], metric: str) -> str:
-    names = [method_label(side[0].config) for side in (left, right)]
-    done = [finished(side) for side in (left, right)]
-    if not all(done):
-        missing = " and ".join(name for name, runs in zip(names, done, strict=True) if not runs)
+def _contrast(left: Group, right: Group, metric: str) -> str:
+    names = [method_label(side.config) for side in (left, right)]
+    if not (left.runs and right.runs):
+        missing = " and ".join(method_label(side.config) for side in (left, right) if not side.runs)
         return f"{' against '.join(names)}: open, {missing} not run here{_reported(left, right, metric)}"
-    samples = [_sample(runs, metric) for runs in done]
+    samples = [_sample(side, metric) for side in (left, right)]
     if None in samples:
-        return f"{' against '.join(names)}: {NOT_AVAILABLE}, no image decides it"
+        return f"{' against '.join(names)}: {NOT_AVAILABLE}, the metric is not defined there"
     shown = " against ".join(f"{name} {_text(sample)}" for name, sample in zip(names, samples, strict=True))
     if (found := difference(*samples, paired=True)) is None:
         return f"{shown}: open, one seed has no spread"
@@ -53,20 +50,18 @@ def _contrast(left: list[Outcome], right: list[Outcome], metric: str) -> str:
     return f"{shown}: {word} by {abs(found.value):.3f} ({interval})" if word else f"{shown}: open, {interval}"
 
 
-def _reported(left: list[Outcome], right: list[Outcome], metric: str) -> str:
+def _reported(left: Group, right: Group, metric: str) -> str:
     """What the course report has of both sides, if it has."""
-    theirs = [reference.course_report(side[0].config, metric) for side in (left, right)]
-    return "" if None in theirs else "; the course report has {:.3f} against {:.3f}".format(*(v for v, _ in theirs))
+    theirs = [reference.course_report(side.config).get(metric) for side in (left, right)]
+    return "" if None in theirs else "; the course report has {:.3f} against {:.3f}".format(*theirs)
 
 
-def _sample(runs: Sequence[RunResult], metric: str) -> Sample | None:
-    """Mean over the seeds; None where the metric is not defined."""
-    seeds = {str(run.config.seed): run.metrics[metric] for run in runs}
-    if NOT_AVAILABLE in seeds.values():
+def _sample(group: Group, metric: str) -> Sample | None:
+    """Mean over the seeds; None where the metric is not defined for all of them."""
+    found = group.values.get(metric) if group.runs else None
+    if found is None or found["n"] < len(group.runs):
         return None
-    values = list(seeds.values())
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Sample(value=float(np.mean(values)), std=spread, n=len(values), seeds=seeds)
+    return Sample(value=found["mean"], std=found["std"], n=found["n"], seeds=found["seeds"])
 
 
 def _text(sample: Sample) -> str:
@@ -78,19 +73,19 @@ def reproduction(outcomes: Sequence[Outcome], metric: str = "AUPRO") -> list[str
     """Does the baseline come out as published? The course report's value in deviations of the published runs, and ours
     beside it."""
     sentences = []
-    for config in dict.fromkeys(outcome.config.replace(seed=0) for outcome in outcomes):
-        theirs, course = reference.published(config, metric), reference.course_report(config, metric)
-        own = tables.select(outcomes, category=config.category)
+    for group in groups(outcomes):
+        theirs = {row["source"]: row for row in reference.values(group.config) if row["metric"] == metric}
         parts = []
-        if theirs is not None and course is not None:
-            away = (course[0] - theirs[0]) / theirs[1]
+        if (published := theirs.get("published")) and (course := theirs.get("course")):
+            mean, spread = published["mean"], published["std"]
+            away = (course["mean"] - mean) / spread
             parts.append(
-                f"the course report's {course[0]:.3f} lies {abs(away):.1f} standard deviations "
-                f"{'above' if away > 0 else 'below'} the published {theirs[0]:.3f} ± {theirs[1]:.3f}"
+                f"the course report's {course['mean']:.3f} lies {abs(away):.1f} standard deviations "
+                f"{'above' if away > 0 else 'below'} the published {mean:.3f} ± {spread:.3f} (n = {published['n']})"
             )
-        sample = _sample(finished(own), metric) if finished(own) else None
-        parts.append(f"ours is {_text(sample)}" if sample else f"ours is not run (`{own[0].command}`)")
-        sentences.append(f"{data_label(config)}, {metric}: {'; '.join(parts)}.")
+        sample, command = _sample(group, metric), getattr(group.outcomes[0], "command", "")
+        parts.append(f"ours is {_text(sample)}" if sample else f"ours is not run (`{command}`)")
+        sentences.append(f"{data_label(group.config)}, {metric}: {'; '.join(parts)}.")
     return sentences
 
 
@@ -109,11 +104,10 @@ def selection(runs: Sequence[RunResult]) -> list[str]:
 
 
 def efficiency(table: pd.DataFrame) -> list[str]:
-    """How much faster the folded form is than the plain one, and the small backbone than the large one, at batch 1."""
-    rows = table[table["measurement"] == "latency_batch1"].set_index(["experiment", "backbone", "variant"])
-    sentences = []
-    for (experiment, backbone, _), row in rows[rows.index.get_level_values("variant") == "fold"].iterrows():
-        name = f"{experiment_label(experiment)}, {BACKBONES[backbone]}"
-        times = f"{row['ratio_to_plain']:.2f} times faster than the plain one"
-        sentences.append(f"{name}: the fast form takes {row['value']:.3g} ms and is {times}.")
-    return sentences
+    """How much faster than the plain form the folded one is, network by network, at batch 1."""
+    rows = table[(table["measurement"] == "latency_batch1") & (table["variant"] == "fold")]
+    return [
+        f"{experiment_label(row.experiment)}, {BACKBONES[row.backbone]}: the fast form takes {row.value:.3g} ms "
+        f"and is {row.ratio_to_plain:.2f} times faster than the plain one."
+        for row in rows.itertuples()
+    ]

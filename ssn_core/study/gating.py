@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.special import expit
 
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.profiles import older
@@ -18,18 +17,6 @@ from ssn_core.study.style import bilingual, legend_below
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("no gate", "Youden (test)", "quantile (normal training)")
-
-
-def as_published(scores: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, float]:
-    """Both scores of every test image on the scales that the published code prints them on, and ``threshold``, a logit
-    of the image score, on the image score's.
-
-    Its ``test`` stretches sigmoid(image score) and the map's maximum to [0, 1] over the test set, each by itself, so
-    that a threshold of one *can* be held against the other (erratum 5); raw logits have ranges of their own.
-    """
-    printed = pd.DataFrame({"score": expit(scores["score"]), "map_score": scores["map_score"]})
-    low, span = printed.min(), printed.max() - printed.min()
-    return (printed - low) / span, float((expit(threshold) - low["score"]) / span["score"])
 
 
 def gating(runs: Sequence[RunResult]) -> pd.DataFrame:

@@ -50,11 +50,16 @@ def method_colour(config: RunConfig) -> str:
 
 
 def data_label(config: RunConfig, language: str = "en") -> str:
-    """The data set's name to print; version 1 of KolektorSDD is always called so."""
-    title = _text("datasets", config.dataset, language)
-    if config.dataset == "synthetic":
-        return f"{config.category} ({title})"
-    return title if config.category == config.dataset else f"{title} {config.category}"
+    """The name of a configuration's data to print."""
+    return data_name(config.dataset, config.category, language)
+
+
+def data_name(dataset: str, category: str, language: str = "en") -> str:
+    """A data set's name to print, with its category; version 1 of KolektorSDD is always called so."""
+    title = _text("datasets", dataset, language)
+    if dataset == "synthetic":
+        return f"{category} ({title})"
+    return title if category == dataset else f"{title} {category}"
 
 
 def category_label(config: RunConfig, language: str = "en") -> str:
