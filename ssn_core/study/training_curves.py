@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssn_core.models.names import FIXED_NOISES
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.labels import METHOD_COLOURS, method_colour, method_label, pick
@@ -100,7 +101,7 @@ def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
     for run in runs:
         look = {"color": method_colour(run.config), "label": method_label(run.config, language)}
         axes[0].plot(run.history["epoch"], run.history["noise_rms"], **look)
-        if run.config.noise != "gaussian":
+        if run.config.noise not in FIXED_NOISES:
             axes[1].plot(run.history["epoch"], run.history["loss_generator"], **look)
     axes[0].set(yscale="log")
     axes[0].set_ylabel(pick(language, "RMS of the noise (feature units)", "RMS del rumore (unità delle feature)"))
