@@ -50,7 +50,7 @@ site: $(READY)   ## the stored notebooks as pages, in build/site
 
 test: $(READY)   ## lint and run every test
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check ssn_core report tests notebooks
+	$(PY) -m ruff format --check ssn_core report tests notebooks kaggle
 	$(PY) -m pytest
 
 queue: $(QUEUE)  ## make what is missing of PROFILE, CORES runs at a time, then notebooks and PDFs; resumes
