@@ -51,8 +51,7 @@ def summarise(root: Path, name: str = "cpu") -> dict[str, Any]:
     profile = load_profile(name)
     if not profile.synthetic and name != "cpu":
         raise InputError(f"profile {name!r} has no report of its own: python -m report shows its runs beside cpu's")
-    wanted = wanted_runs(profile)
-    outcomes = _outcomes(root, profile, wanted)
+    outcomes = _outcomes(root, profile)
     found = groups(outcomes)
     runs = [_run(run) for group in found for run in group.runs]
     runs.sort(key=lambda run: run["run_id"])
@@ -67,7 +66,8 @@ def summarise(root: Path, name: str = "cpu") -> dict[str, Any]:
         "fingerprint": hashlib.sha256(json.dumps(runs, sort_keys=True).encode()).hexdigest()[:12],
         "runs": runs,
         "groups": [_group(group) for group in found if group.runs],
-        "commands": _commands(profile, wanted, outcomes),
+        "commands": [_command(profile, outcome) for outcome in outcomes],
+        "planned": {c.category: [c.epochs, c.batch_size] for c in load_profile("cpu").configs("scenario_a")},
         "course": _records(reference("course_report_tables", root)),
         "log": _records(log_statistics(root)),
         "published": _records(reference("supersimplenet_published", root)),
@@ -111,15 +111,16 @@ def _named(profile: Profile) -> list[RunConfig]:
     return list(dict.fromkeys([*configs, *map(simplenet_like, profile.configs("unsupervised"))]))
 
 
-def _outcomes(root: Path, profile: Profile, wanted: list[RunConfig]) -> list[Outcome]:
-    """What there is of the wanted runs and of the controls matched to them."""
+def _outcomes(root: Path, profile: Profile) -> list[Outcome]:
+    """What there is of the wanted runs, or of better ones, and of the controls matched to them."""
     store = _below(root, profile.store)
-    outcomes = [_find(config, store) for config in wanted]
+    outcomes = [_find(config, store) for config in wanted_runs(profile)]
     if profile.name == "cpu":
         full = load_profile("full")
-        better = finished(_find(config, _below(root, full.store)) for config in _named(full))
-        taken = {_data(run.config) for run in better}
-        outcomes = [*better, *(o for o in outcomes if _data(o.config) not in taken)]
+        better = [_find(config, _below(root, full.store)) for config in _named(full)]
+        taken = {_data(run.config) for run in finished(better)}
+        reduced = [outcome for outcome in outcomes if _data(outcome.config) not in taken]
+        outcomes = [*(outcome for outcome in better if _data(outcome.config) in taken), *reduced]
     return [*outcomes, *_controls(finished(outcomes), store)]
 
 
@@ -151,23 +152,9 @@ def _changed(configs: list[RunConfig]) -> dict[str, list[Any]]:
 
 def _run(result: RunResult) -> dict[str, Any]:
     info, config = result.info, result.config
-    return {
-        "run_id": config.run_id,
-        **config.as_dict(),
-        "status": info["status"],
-        "note": info["note"],
-        "steps": info["steps"],
-        "epochs_done": info["epochs_done"],
-        "seconds": info["wall_seconds"],
-        "device": info["device"],
-        "threads": info["threads"],
-        "versions": info["versions"],
-        "revision": info["git_revision"],
-        "data": info["data"],
-        "sigma": info["noise"]["std"],
-        "feature_std": info["noise"]["feature_std"],
-        "values": run_values(result),
-    }
+    told = {name: info[name] for name in ("status", "steps", "epochs_done", "device", "versions", "data")}
+    named = {"run_id": config.run_id, "seconds": info["wall_seconds"], "revision": info["git_revision"]}
+    return config.as_dict() | told | named | {"values": run_values(result)}
 
 
 def _group(group: Group) -> dict[str, Any]:
@@ -193,19 +180,12 @@ def _stands_for(config: RunConfig) -> dict[str, str]:
     return {"dataset": category if category.startswith("ksdd") else "mvtec", "category": category}
 
 
-def _commands(profile: Profile, wanted: list[RunConfig], outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """The wanted runs: whether each is there, itself or a better one, and the command that makes it."""
-    made = finished(outcomes)
-    ids, taken = {run.config.run_id for run in made}, {_data(run.config) for run in made if run.config not in wanted}
-    return [
-        {
-            **{name: getattr(config, name) for name in (*_DATA, "seed")},
-            **_stands_for(config),
-            "there": config.run_id in ids or _data(config) in taken,
-            "command": "make report" if profile.synthetic else run_command(config),
-        }
-        for config in wanted
-    ]
+def _command(profile: Profile, outcome: Outcome) -> dict[str, Any]:
+    """Of a run that the report is about: whether it is there, and the command that makes it."""
+    config = outcome.config
+    fields = {name: getattr(config, name) for name in (*_DATA, "seed")} | _stands_for(config)
+    command = "make report" if profile.synthetic else run_command(config)
+    return fields | {"there": isinstance(outcome, RunResult), "command": command}
 
 
 def _bench(root: Path, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -310,8 +310,7 @@ def test_the_demo_has_a_report_of_its_own_that_says_so_on_every_page(tmp_path: P
 
 def test_nothing_that_shows_results_loads_torch() -> None:
     """Tables, figures and the report open where torch is slow to load or absent."""
-    later = {"gating", "noise_view"}  # they still infer and train
-    study = {path.stem for path in (ROOT / "ssn_core" / "study").glob("[a-z]*.py")} - later
+    study = [path.stem for path in (ROOT / "ssn_core" / "study").glob("[a-z]*.py")]
     names = [f"ssn_core.study.{name}" for name in study]
     names += [f"report.{path.stem}" for path in (ROOT / "report").glob("[a-z]*.py")]
     code = "import importlib, sys; list(map(importlib.import_module, sys.argv[1:])); print('torch' in sys.modules)"
@@ -332,6 +331,12 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
     speed.unlink()
     (root / "report" / "en" / "1-context.typ").write_text("#import")
     with pytest.raises(InputError, match="Typst stopped: error"):
+        build_report(root, languages=("en",))
+    for config in (*wanted("learned_noise_v2", "screw", beta=0.1), *wanted("learned_noise_v2", "screw", beta=0.5)):
+        write_run(root / "data" / "results", config, flat(0.8))
+    vague = '#import "../shared/lib.typ": *\n#ours("learned_noise_v2", "screw", "AUPRO")'
+    (root / "report" / "en" / "1-context.typ").write_text(vague)
+    with pytest.raises(InputError, match=r"several groups of runs fit .*β = 0.1, .*β = 0.5"):
         build_report(root, languages=("en",))
     root = checkout(tmp_path / "other", figures=False)
     (root / "data" / "reference" / "course_report_tables.csv").unlink()

@@ -62,7 +62,7 @@ def test_the_full_protocol_takes_the_place_of_the_reduced_one(root: Path) -> Non
     found = summarise(root)
     assert [(g["epochs"], g["n"]) for g in found["groups"]] == [(300, 2)]
     bottle = [c for c in found["commands"] if (c["experiment"], c["category"]) == ("scenario_a", "bottle")]
-    assert [c["there"] for c in bottle] == [True] * 3
+    assert [c["there"] for c in bottle] == [True, True, False, False, False]
 
 
 def test_controls_are_those_matched_to_the_learned_runs(root: Path) -> None:

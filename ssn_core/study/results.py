@@ -27,7 +27,7 @@ Outcome = RunResult | NotRun
 _KEY = ["experiment", "dataset", "category", "backbone", "setting"]
 COLUMNS = [*_KEY, "seed", "n", "metric", "source", "mean", "std"]
 #: what may tell two groups apart, or two rows of a reference file or of the benchmark
-_NAMING = {*RunConfig.model_fields, "setting", "source", "table", "configuration", "masks", "variant", "device"}
+_NAMING = {*RunConfig.model_fields, "setting", "source", "table", "configuration", "masks", "group", "variant"}
 _VARIES = {"seed": 0, "eval_every": 0}  # how often a run is looked at does not change it
 _WORDS = {
     "epochs": "{} epochs",

@@ -8,6 +8,7 @@ a run that was not made; :func:`missing` names its command. ``references=False``
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import pandas as pd
 
 from ssn_core.files import write_atomic
 from ssn_core.metrics import METRICS, NOT_AVAILABLE
+from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
 from ssn_core.study import results
 from ssn_core.study.labels import BACKBONES, data_name, experiment_label, metric_label
-from ssn_core.study.results import Outcome, finished
+from ssn_core.study.results import Outcome
 
-__all__ = ["finished", "missing", "runs", "select", "write"]
+finished = results.finished
 NOT_RUN = "not run"
 MAIN_BETA = 0.1  # the bound that the course report took from its sweep into its comparison
 _FRONT = ["data", "method", "backbone", "source", "setting", "n"]
@@ -44,14 +46,16 @@ def comparison(outcomes: Iterable[Outcome], metrics: Sequence[str] = METRICS, re
     return pivot(results.table(outcomes, references), metrics)
 
 
-def table2(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
-    """Scenarios per category, with the map's own score, which the course report's table leaves out."""
-    return comparison(outcomes, ("I-AUROC", "seg-I-AUROC", "AUPRO"), references)
-
-
-def table4(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
-    """Learned noise v1; the course report trained it by the published rule."""
-    return comparison(outcomes, ("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc"), references)
+#: Table 2: scenarios per category, with the map's own score, which the course report's table leaves out
+table2 = functools.partial(comparison, metrics=("I-AUROC", "seg-I-AUROC", "AUPRO"))
+#: Table 4: learned noise v1; the course report trained it by the published rule
+table4 = functools.partial(comparison, metrics=("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc"))
+#: Table 6: scenario A and the versions of learned noise by every metric
+table6 = comparison
+#: Table 7: weak supervision; AP-loc also by the logits where the sigmoid ranked the pixels (erratum 12), and Youden's
+#: point of the image score, whose threshold is a logit here
+_YOUDEN = ("Youden TPR", "Youden FPR", "Youden threshold (logit)")
+table7 = functools.partial(comparison, metrics=(*METRICS, "AP-loc on logits", *_YOUDEN))
 
 
 def table5(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
@@ -66,18 +70,6 @@ def table5(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame
         frame = pd.concat([frame, pd.DataFrame(theirs, columns=results.COLUMNS)], ignore_index=True)
     late = ("validation I-AUROC", "I-AUROC late mean", "I-AUROC late range")
     return pivot(frame, ("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc", *late))
-
-
-def table6(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
-    """Scenario A and the versions of learned noise by every metric."""
-    return comparison(outcomes, METRICS, references)
-
-
-def table7(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
-    """Weak supervision: detection, localisation (also by the logits where the sigmoid ranked the pixels, erratum 12),
-    and Youden's point of the image score, whose threshold is a logit here."""
-    points = ("Youden TPR", "Youden FPR", "Youden threshold (logit)")
-    return comparison(outcomes, (*METRICS, "AP-loc on logits", *points), references)
 
 
 def table8(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
@@ -124,13 +116,13 @@ def _count(n: int, diverged: Any) -> str:
 
 
 def missing(outcomes: Iterable[Outcome]) -> pd.DataFrame:
-    """What was not run: method, data, seeds, why, and the command of the first."""
+    """What was not run: method, data, seeds, and the command of the first."""
     rows = []
     for group in results.groups(outcomes):
         if absent := [o for o in group.outcomes if isinstance(o, NotRun)]:
             seeds = " ".join(str(o.config.seed) for o in absent)
-            rows.append([*_names(group.config), seeds, _why(absent[0]), absent[0].command])
-    return pd.DataFrame(rows, columns=["method", "data", "seeds", "why", "command"])
+            rows.append([*_names(group.config), seeds, absent[0].command])
+    return pd.DataFrame(rows, columns=["method", "data", "seeds", "command"])
 
 
 def runs(outcomes: Iterable[Outcome]) -> pd.DataFrame:
@@ -150,15 +142,9 @@ def runs(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
-def _names(config: Any) -> tuple[str, str]:
+def _names(config: RunConfig) -> tuple[str, str]:
     bound = "" if config.beta is None else f", β = {config.beta:g}"
     return experiment_label(config.experiment) + bound, data_name(config.dataset, config.category)
-
-
-def _why(outcome: NotRun) -> str:
-    """The reason without this machine's folders, which mean nothing in a table."""
-    kind = outcome.reason.partition(":")[0]
-    return f"no {kind} on this machine" if kind in ("data", "weights") else outcome.reason
 
 
 def beta_means(runs: Iterable[RunResult], metric: str) -> pd.DataFrame:
