@@ -181,6 +181,21 @@ def test_stored_notebooks_are_executed_small_and_say_nothing_of_a_machine(path: 
             Image.open(io.BytesIO(base64.b64decode(picture))).verify()
 
 
+def test_figures_in_git_are_few_each_in_one_format_and_shown() -> None:
+    """By README or the PDFs; what only a notebook shows is in the stored notebook."""
+    listed = subprocess.run(["git", "ls-files", "figures"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [Path(line) for line in listed.stdout.splitlines()]
+    assert 0 < len(files) < 90
+    assert len({path.with_suffix("") for path in files}) == len(files)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "report").rglob("*.typ"))
+    drawn = tuple(re.findall(r'(?:drawing|diagram)\("(\w+)"', sources))
+    hidden = [path.name for path in files if not path.name.startswith(drawn) and path.name.split(".")[0] not in readme]
+    assert hidden == []
+
+
 def test_panels_of_real_data_show_no_photograph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
