@@ -15,23 +15,38 @@ else
   QUEUE := $(VENV)/.queue
 endif
 
-.PHONY: report pdf diagrams test lint bench site queue test-cluster clean help
+# papermill's executed copies of the notebooks go to build/PROFILE/notebooks
+PAPERMILL = $(PY) -m papermill --cwd . --no-progress-bar --log-output
+execute = mkdir -p build/$(1)/notebooks && for notebook in notebooks/[0-9]*.ipynb; do \
+	  $(PAPERMILL) $$notebook build/$(1)/$$notebook -p profile $(1) || exit 1; done
+
+.PHONY: report pdf notebooks diagrams synthetic-figures test bench site queue test-cluster clean help
 
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-report: $(READY) ## execute the notebooks of PROFILE (demo, cpu, full) and rebuild both PDFs
-	$(PY) -m ssn_core notebooks --profile $(PROFILE)
-	$(PY) -m report
+report: $(READY) ## execute the notebooks of PROFILE (demo, cpu, full) and build both PDFs, the demo's in build/demo
+	$(call execute,$(PROFILE))
+	$(PY) -m report $(if $(filter demo,$(PROFILE)),--profile demo)
 
 pdf: $(READY)    ## rebuild both PDFs from the committed results, without running anything
 	$(PY) -m report
 
+notebooks: $(READY) ## execute the stored notebooks again on the committed results, after a change of either
+	mkdir -p build/cpu/notebooks
+	for notebook in notebooks/[0-9]*.ipynb; do \
+	  SSN_DATA_DIR=no-data $(PAPERMILL) $$notebook build/cpu/$$notebook || exit 1; done
+	$(PY) -m ssn_core.study.freeze build/cpu/notebooks/[0-9]*.ipynb
+
 diagrams: $(READY) ## draw the diagrams of README and notebooks again, after a change of report/shared/diagrams.typ
 	$(PY) -m report.diagrams
 
-site: $(READY)   ## execute the notebooks of PROFILE and export them to build/PROFILE/site/index.html
-	$(PY) -m ssn_core notebooks --profile $(PROFILE)
+synthetic-figures: report ## keep the demo's pictures that the PDFs show, where real photographs may not be shown
+	mkdir -p figures/synthetic
+	cp $(foreach name,panels_thread fig13 fig19 fig20,build/demo/figures/$(name)*.png) figures/synthetic
+
+site: $(READY)   ## the stored notebooks as pages, in build/site
+	$(PY) -m nbconvert --to html --embed-images --output-dir build/site notebooks/[0-9]*.ipynb
 
 test: $(READY)   ## lint and run every test
 	$(PY) -m ruff check .

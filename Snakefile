@@ -8,12 +8,14 @@ says so, and profiles/slurm runs the same file on a cluster.
 """
 
 import sys
+from pathlib import Path
 
 from ssn_core.runs.plan import Plan
 
 PLAN = Plan.of(config.get("profile", "demo"))
 NAME = PLAN.profile.name
-SITE = f"build/{NAME}/site/index.html"
+EXECUTED = f"build/{NAME}/notebooks/{{name}}.ipynb"
+NOTEBOOKS = expand(EXECUTED, name=sorted(path.stem for path in Path("notebooks").glob("[0-9]*.ipynb")))
 
 if workflow.is_main_process:
     print(*PLAN.remarks, sep="\n", file=sys.stderr)
@@ -56,24 +58,23 @@ checkpoint run:
         "exec env OMP_NUM_THREADS={threads} PYTHONUNBUFFERED=1 {params.command} > {log}"
 
 
-rule notebooks:
+rule notebook:
     input:
         RUNS,
     output:
-        SITE,
+        EXECUTED,
     params:
-        command=f"{sys.executable} -m ssn_core notebooks --profile {NAME}",
+        command=f"{sys.executable} -m papermill --cwd . --no-progress-bar -p profile {NAME}",
     shell:
-        "exec {params.command}"
+        "exec {params.command} notebooks/{wildcards.name}.ipynb {output}"
 
 
-# No output: the PDFs are in git and rebuilt in place, whatever their dates say.
+# No output: the PDFs are rebuilt in place, whatever their dates say.
 rule report:
     default_target: True
     input:
-        RUNS,
-        SITE,
+        NOTEBOOKS,
     params:
-        command=f"{sys.executable} -m report",
+        command=f"{sys.executable} -m report" + (" --profile demo" if NAME == "demo" else ""),
     shell:
         "exec {params.command}"

@@ -210,12 +210,14 @@ def _counters(root: Path) -> list[dict[str, Any]]:
 
 
 def _figures(root: Path, profile: Profile) -> dict[str, dict[str, str]]:
-    """Drawn figures, of real data and of the demo: file name -> path from the root, for Typst, which cannot look."""
+    """Drawn figures, of real and of synthetic data: file name -> path from the root, for Typst, which cannot look.
+    Beside real data stand the synthetic pictures that are kept in git for it."""
     found: dict[str, dict[str, str]] = {"real": {}, "demo": {}}
-    for name in ("demo",) if profile.synthetic else ("cpu", "full", "demo"):
-        files = sorted(_below(root, load_profile(name).figures).glob("*.*"))
-        drawn = {p.name: f"/{p.relative_to(root).as_posix()}" for p in files if p.stat().st_size}
-        found["demo" if name == "demo" else "real"] |= drawn
+    real = [("real", _below(root, load_profile(name).figures)) for name in ("cpu", "full")]
+    kept = [*real, ("demo", root / "figures" / "synthetic")]
+    for kind, folder in [("demo", _below(root, profile.figures))] if profile.synthetic else kept:
+        files = sorted(folder.glob("*.*"))
+        found[kind] |= {p.name: f"/{p.relative_to(root).as_posix()}" for p in files if p.stat().st_size}
     return found
 
 

@@ -18,6 +18,7 @@ _HOMES = {
     "ssn_core.runs.profiles": ["NotRun", "Profile", "load_profile", "matched_control", "run_command"],
     "ssn_core.runs.result": ["RunResult", "find_run", "load_run"],
     "ssn_core.runs.store": ["load_model", "run"],
+    "ssn_core.study.notebook": ["notebook"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_MODULES, "metrics"])

@@ -1,4 +1,4 @@
-"""``python -m ssn_core``: check data, make one run, execute the notebooks, predict one image."""
+"""``python -m ssn_core``: check data, make one run, predict one image."""
 
 from __future__ import annotations
 
@@ -56,12 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("images", nargs="+")
     command.set_defaults(action=_predict)
 
-    command = commands.add_parser("notebooks", help="execute the notebooks of a profile and export them to HTML")
-    command.add_argument("--profile", default="demo")
-    command.add_argument("--only", nargs="*", default=None, metavar="NUMBER", help="e.g. 01 04")
-    command.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
-    command.set_defaults(action=_notebooks)
-
     command = commands.add_parser("cost", help="hours of the whole study, estimated from the steps of finished runs")
     command.add_argument("--store", default="data/results")
     command.add_argument("--seeds", type=int, default=5)
@@ -93,13 +87,6 @@ def _predict(options: argparse.Namespace) -> int:
     for image in options.images:
         prediction = model.predict(image)
         print(f"{image},{prediction.score:.6g},{prediction.map_score:.6g}")
-    return 0
-
-
-def _notebooks(options: argparse.Namespace) -> int:
-    from ssn_core.study.workflow import execute_notebooks  # papermill is an optional dependency
-
-    execute_notebooks(options.profile, options.only, parse_fields(options.parameter))
     return 0
 
 

@@ -59,8 +59,6 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int 
         (["run", *["supervised", *TINY]], "needs defective training images"),
         (["predict", "/nowhere", "a.png"], "/nowhere holds no finished run"),
         (["check", "/nowhere"], "/nowhere is not a folder"),
-        (["notebooks", "--profile", "huge"], "profile 'huge' is unknown"),
-        (["notebooks", "--parameter", "epochs"], "'epochs' is not FIELD=VALUE"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_two(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,9 +16,9 @@ from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.files import write_csv, write_json
 from ssn_core.runs.config import PRESETS
 from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
-from ssn_core.runs.result import FORMAT
+from ssn_core.runs.result import FORMAT, SCORES, pixel_threshold
 from ssn_core.runs.runner import HISTORY, VALIDATION
-from ssn_core.study import gating, labels, panels, reference, tables
+from ssn_core.study import gating, labels, noise_view, panels, reference, style, tables
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories
 
@@ -68,7 +67,7 @@ def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
         for e in range(1, config.epochs + 1)
     ]
     write_csv(folder / "history.csv", rows, HISTORY + VALIDATION)
-    write_csv(folder / "scores.csv", score_rows(samples, outputs), ["image", "defect", "label", "score", "map_score"])
+    write_csv(folder / "scores.csv", score_rows(samples, outputs, pixel_threshold(config, extra)), SCORES)
     np.savez(folder / "curves.npz", **curve_arrays(outputs, truth))
     shown = [0, 6, 10]
     names = np.array([samples[i].name for i in shown])
@@ -136,21 +135,22 @@ def test_an_unknown_language_is_refused() -> None:
         labels.pick("de", "yes", "sì")
 
 
-def test_publishing_writes_both_languages_and_equal_bytes_each_time(scenarios: list[RunResult], tmp_path: Path) -> None:
+def test_saving_writes_both_languages_once_and_equal_bytes_each_time(
+    scenarios: list[RunResult], tmp_path: Path
+) -> None:
     for folder in ("one", "two"):
-        figures.publish(figures.image_curves, scenarios, folder=tmp_path / folder, name="roc")
+        style.save(figures.image_curves(scenarios), tmp_path / folder, "roc")
+        style.save(panels.panel(panels.rows_of(scenarios[:1], ["test/dent/006.png"])), tmp_path / folder, "panel")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["roc.en.png", "roc.en.svg", "roc.it.png", "roc.it.svg"]
+    assert names == ["panel.en.png", "panel.it.png", "roc.en.svg", "roc.it.svg"]  # pictures as pixels, lines as lines
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    with Image.open(tmp_path / "one" / "roc.en.png") as image:
-        assert image.mode == "P" and image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
-    assert "<image" not in (tmp_path / "one" / "roc.en.svg").read_text(encoding="utf-8")
+    assert (tmp_path / "one" / "roc.en.svg").read_bytes() != (tmp_path / "one" / "roc.it.svg").read_bytes()
 
 
 def test_nothing_is_drawn_without_runs_and_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert figures.publish(figures.image_curves, [], folder=tmp_path, name="roc") is None
-    assert "roc: nothing to draw" in capsys.readouterr().out
+    assert style.save(figures.image_curves([]), tmp_path, "roc") is None
+    assert capsys.readouterr().out == "image_curves: nothing to draw, no run of it is finished\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -194,8 +194,8 @@ def test_learning_puts_the_course_log_beside_our_evaluations(tmp_path: Path) -> 
     assert list(ours.get_xdata()) == [10 * e for e in range(1, EPOCHS + 1)]
 
 
-def test_learning_needs_a_log_or_several_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert histories.publish_learning([not_run(config_of())], tmp_path, "learning") is None
+def test_learning_needs_a_log_or_several_evaluations(capsys: pytest.CaptureFixture) -> None:
+    assert histories.learning([not_run(config_of())]) is None
     assert "nothing to draw" in capsys.readouterr().out
 
 
@@ -257,29 +257,13 @@ def test_panels_draw_the_mask_above_the_rule(scenarios: list[RunResult]) -> None
 
 def test_a_class_activation_map_is_cut_at_the_quantile_of_normal_images(tmp_path: Path) -> None:
     run = fake_run(tmp_path, preset("weak_gap_cam", image_size=SIZE, epochs=EPOCHS))
-    assert panels.pixel_threshold(run) == run.metrics["train_quantile"]["map_score"]
+    assert run.pixel_threshold == run.metrics["train_quantile"]["map_score"]
 
 
 def test_tall_pictures_lie_on_their_side(tmp_path: Path) -> None:
     run = fake_run(tmp_path, config_of(image_size=(64, 32)))
     figure = panels.panel(panels.rows_of([run], panels.example_names(run)))
     assert figure.axes[0].images[0].get_array().shape == (32, 64)
-
-
-def test_photographs_of_real_data_never_enter_the_figures_folder(
-    scenarios: list[RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(panels, "photographs_folder", lambda profile: tmp_path / "build")
-    profile = SimpleNamespace(name="cpu", figures=tmp_path / "figures")
-    rows = panels.rows_of(scenarios[:1], ["test/dent/006.png"])
-    panels.publish_panel(rows, dataset_for(scenarios[0], tmp_path / "data", name="mvtec"), profile, "panel")
-    public, private = (Image.open(tmp_path / f / "panel.en.png").convert("RGB") for f in ("figures", "build"))
-    photograph = np.array([200, 40, 40])
-
-    def reddish(image: Image.Image) -> int:
-        return int((np.abs(np.asarray(image).astype(int) - photograph).max(2) < 6).sum())
-
-    assert reddish(private) > 1000 and reddish(public) == 0
 
 
 def test_an_image_without_a_stored_map_is_an_error(scenarios: list[RunResult]) -> None:
@@ -411,15 +395,55 @@ def test_runs_table_lists_finished_and_missing(scenarios: list[RunResult]) -> No
 # Gating
 
 
-def test_gating_counts_masks_on_normal_images_before_and_after(tmp_path: Path) -> None:
+def test_gating_counts_masks_and_pixels_on_normal_images_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     run = fake_run(tmp_path, config_of("simplenet"))
-    frame = gating.gating(run, None).set_index(["mask", "gate"])
+    frame = gating.gating([run]).set_index(["mask", "gate"])
     normal = run.scores[run.scores["label"] == 0]
     threshold = run.metrics["youden"]["score"]["threshold"]
     before, after = frame.loc[(gating.ABSOLUTE, "no gate")], frame.loc[(gating.ABSOLUTE, "Youden (test)")]
+    passed = normal[normal["score"] >= threshold]
     assert int(before["normal_with_mask"]) == (normal["map_score"] > 0).sum()
-    assert int(after["normal_with_mask"]) == ((normal["map_score"] > 0) & (normal["score"] >= threshold)).sum()
+    assert int(after["normal_with_mask"]) == (passed["map_score"] > 0).sum()
     assert frame.loc[(gating.RELATIVE, "no gate"), "normal_with_mask"] == "6"  # scaling gives every image a mask
-    assert set(frame["false_positive_pixels"]) == {"n/a"}  # no weights, no maps
-    figure = gating.gating_bars([run], frame.reset_index())
-    assert figure.axes[0].patches[0].get_height() == 1.0
+    assert int(before["false_positive_pixels"]) == normal["marked"].sum() > int(after["false_positive_pixels"])
+    assert int(after["false_positive_pixels"]) == passed["marked"].sum()
+    assert gating.gating_bars([run]).axes[0].patches[0].get_height() == 1.0
+    assert not capsys.readouterr().out
+
+
+def test_a_run_without_counted_pixels_loads_and_is_told_how_to_get_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = fake_run(tmp_path, config_of("simplenet"))
+    run.scores.drop(columns=["marked", "marked_scaled"]).to_csv(run.path / "scores.csv", index=False)
+    old = load_run(run.path)
+    assert set(gating.gating([old])["false_positive_pixels"]) == {"n/a"}
+    printed = capsys.readouterr().out
+    assert run_command(old.config) in printed and "counts of marked pixels" in printed and printed.count("\n") == 1
+    assert gating.gating_bars([old]) is not None
+
+
+def test_counted_pixels_are_those_above_the_rule(scenarios: list[RunResult]) -> None:
+    """Against the map itself, of the image that the run keeps one of (as float16)."""
+    run = scenarios[0]
+    maps = dict(zip(run.examples["images"], run.examples["maps"].astype(float), strict=True))
+    counted = run.scores.set_index("image")
+    for name, values in maps.items():
+        half = (values.min() + values.max()) / 2
+        assert abs(counted.loc[name, "marked"] - (values > 0).sum()) <= 2
+        assert abs(counted.loc[name, "marked_scaled"] - (values > half).sum()) <= 2
+
+
+def test_the_noise_is_drawn_as_the_run_kept_it(sweep: list[RunResult], capsys: pytest.CaptureFixture) -> None:
+    assert noise_view.noise_fields(sweep) is None
+    printed = capsys.readouterr().out
+    assert "keeps no noise field: it is an older run" in printed and run_command(sweep[0].config) in printed
+    rng = np.random.default_rng(0)
+    field = {"features": rng.random((8, 8)), "mask": np.eye(8, dtype=bool), "image": np.array("train/good/000.png")}
+    field |= {"rms": rng.random((2, 8, 8)), "channel": rng.normal(size=(2, 8, 8))}
+    np.savez(sweep[0].path / "noise.npz", **field)
+    figure = noise_view.noise_fields(sweep, language="it")
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), field["rms"][0])
+    assert "dopo 120 passi" in texts(figure)

@@ -1,13 +1,17 @@
-"""Every notebook, executed with a smaller demo profile in a copy of the checkout; and what the workflow refuses."""
+"""Every notebook, executed by `make report` with a smaller demo profile in a copy of the checkout; the stored ones;
+what the setup line refuses, and what it never shows."""
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -15,30 +19,23 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from test_figures import config_of, dataset_for, fake_run
 
 from ssn_core import InputError, load_profile, preset
-from ssn_core.study import workflow
+from ssn_core.runs import profiles
+from ssn_core.study import freeze, notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-NUMBERS = ("01", "02", "03", "04", "05", "06")
 TABLES = (
-    *("table_baseline", "table2_scenarios", "table_ablation_b", "table4_learned_v1", "table6_versions", "table5_beta"),
-    *("table_beta_selection", "table7_weak", "table8_comparison", "table_gating"),
-    *("runs_baseline", "runs_scenarios", "runs_learned_noise", "runs_beta", "runs_weak"),
-    *("table3_efficiency", "bench_metrics", "bench_derived"),
+    *("table2_scenarios", "table3_efficiency", "table4_learned_v1", "table5_beta", "table_beta_selection"),
+    *("table6_versions", "table7_weak", "table8_comparison"),
 )
 LINE_ART = (
-    *("roc_baseline", "pr_baseline", "histogram_baseline", "scenarios", "ablation_b", "roc_thread", "histogram_thread"),
-    *("roc_scenario_a_ring", "pr_scenario_a_ring", "histogram_scenario_a_ring", "pixel_pr_ring", "versions"),
-    *("fig14_convergence", "noise_history", "roc_learned_noise", "beta_band", "beta_history", "beta_selection"),
-    *("fig16_roc_weak", "fig17_histogram_weak", "fig18_pixel_pr_weak", "gating", "supervision", "roc_supervision"),
-    *("fig06_tradeoff", "bench_speedup", "bench_growth"),
+    *("ablation_b", "fig06_tradeoff", "fig14_convergence", "beta_band", "bench_speedup", "bench_growth"),
+    *("fig16_roc_weak", "fig17_histogram_weak", "fig18_pixel_pr_weak"),
 )
-PICTURES = (
-    *("panels_baseline_thread", "panels_thread", "panels_ring", "panels_learned_noise", "fig13_noise_fields"),
-    *("fig19_panel_defective", "fig20_panel_normal"),
-)
+PICTURES = ("panels_thread", "panels_ring", "fig13_noise_fields", "fig19_panel_defective", "fig20_panel_normal")
 
 
 def shrink(profile: Path) -> None:
@@ -56,155 +53,263 @@ def shrink(profile: Path) -> None:
     profile.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
+def state(root: Path) -> dict[Path, int]:
+    files = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(root): path.stat().st_mtime_ns for path in files}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")} | changes
+
+
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout in which the notebooks 01 to 06 were executed; its printed report is in output.txt."""
+    """A copy of the checkout in which `make report` ran; what it changed is in changed.txt."""
     copy = tmp_path_factory.mktemp("checkout") / "project"
-    for folder in ("ssn_core", "notebooks", "profiles", "data/reference", "figures/diagrams"):
+    for folder in ("ssn_core", "notebooks", "profiles", "data/reference", "figures/diagrams", "report"):
         shutil.copytree(
             ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         )
+    shutil.copy(ROOT / "Makefile", copy)
     shrink(copy / "profiles" / "demo.yaml")
-    environment = {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")}
-    command = [sys.executable, "-m", "ssn_core", "notebooks", "--profile", "demo", "--only", *NUMBERS]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=1800)
+    before = state(copy)
+    command = ["make", "report", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=copy, env=environment(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
-    (copy / "output.txt").write_text(done.stdout, encoding="utf-8")
+    changed = [path.as_posix() for path, time in state(copy).items() if before.get(path) != time]
+    (copy / "changed.txt").write_text("\n".join(changed), encoding="utf-8")
     return copy
 
 
+# Executed on the demo profile
+
+
 @pytest.mark.slow
-def test_every_notebook_runs_to_its_end(executed: Path) -> None:
-    for number in NUMBERS:
-        (path,) = (executed / "build" / "demo" / "notebooks").glob(f"{number}_*.ipynb")
-        notebook = nbformat.read(path, as_version=4)
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        assert all(cell.execution_count for cell in code)
-        assert any("image/png" in o.get("data", {}) for cell in code for o in cell.outputs), (
-            f"{path.name} shows nothing"
-        )
-        warnings = [o.text for cell in code for o in cell.outputs if o.get("name") == "stderr"]
-        assert not warnings, warnings
+def test_the_demo_writes_nothing_that_git_sees(executed: Path) -> None:
+    """Hence `make report` in a fresh clone leaves git's status empty: both places are ignored."""
+    changed = (executed / "changed.txt").read_text(encoding="utf-8").splitlines()
+    assert len(changed) > 100
+    assert [path for path in changed if not path.startswith(("build/", "data/synthetic/"))] == []
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", "build/demo", "data/synthetic/ring"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ignored.stdout.split() == ["build/demo", "data/synthetic/ring"] or "not a git" in ignored.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
+def test_every_notebook_runs_to_its_end(executed: Path, name: str) -> None:
+    book = nbformat.read(executed / "build" / "demo" / "notebooks" / name, as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert any("image/png" in o.get("data", {}) for cell in code for o in cell.outputs), f"{name} shows nothing"
+    warnings = [o.text for cell in code for o in cell.outputs if o.get("name") == "stderr"]
+    assert not warnings, warnings
+    assert code[-1].outputs[0].data["text/markdown"].startswith("- ")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_written_and_whole(executed: Path, name: str) -> None:
-    path = executed / "figures" / "demo" / f"{name}.csv"
+    path = executed / "build" / "demo" / "figures" / f"{name}.csv"
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert len(frame) > 0
     assert not re.search(r"\bnan\b|\bnone\b|\binf\b", path.read_text(encoding="utf-8"), re.IGNORECASE)
     assert "published_mean" not in frame.columns  # other images than the published ones
-    if name.startswith("runs"):
-        assert set(frame["status"]) <= {"finished", "diverged"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "it"])
-@pytest.mark.parametrize("name", [*LINE_ART, *PICTURES])
-def test_figures_are_written_and_not_blank(executed: Path, name: str, language: str) -> None:
-    path = executed / "figures" / "demo" / f"{name}.{language}.png"
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("L"))
-    assert pixels.shape[1] > 700 and (pixels < 200).mean() > 0.005
-    drawing = path.with_suffix(".svg")
-    assert drawing.is_file() == (name not in PICTURES)
-    if name not in PICTURES:
-        assert not re.search(r"\bnan\b", drawing.read_text(encoding="utf-8"), re.IGNORECASE)
+def test_figures_are_written_once_and_not_blank(executed: Path, language: str) -> None:
+    folder = executed / "build" / "demo" / "figures"
+    for name in PICTURES:
+        with Image.open(folder / f"{name}.{language}.png") as image:
+            pixels = np.asarray(image.convert("L"))
+        assert pixels.shape[1] > 700 and (pixels < 200).mean() > 0.005, name
+    for name in LINE_ART:
+        drawing = (folder / f"{name}.{language}.svg").read_text(encoding="utf-8")
+        assert drawing.count("<path") > 20 and not re.search(r"\bnan\b", drawing, re.IGNORECASE), name
+    assert not {path.stem for path in folder.glob("*.png")} & {path.stem for path in folder.glob("*.svg")}
 
 
 @pytest.mark.slow
-def test_the_site_opens_from_disk_and_links_every_notebook(executed: Path) -> None:
-    site = executed / "build" / "demo" / "site"
-    links = re.findall(r'href="([^"]+)"', (site / "index.html").read_text(encoding="utf-8"))
-    assert [link[:2] for link in links] == list(NUMBERS)
-    for link in links:
-        page = (site / link).read_text(encoding="utf-8")
-        assert len(page) > 100_000
-        assert all((site / src).is_file() for src in re.findall(r'<img [^>]*src="(\.\./[^"]+)"', page))
-    output = (executed / "output.txt").read_text(encoding="utf-8")
-    assert "06_efficiency.ipynb: done in" in output and str(site / "index.html") in output
-
-
-@pytest.mark.slow
-def test_a_second_execution_loads_every_run(executed: Path) -> None:
+def test_a_second_execution_from_the_notebooks_own_folder_loads_every_run(executed: Path) -> None:
+    """As JupyterLab does: the working directory is notebooks/."""
     trained = {path: path.stat().st_mtime for path in executed.glob("build/demo/results/*/run.json")}
-    command = [sys.executable, "-m", "ssn_core", "notebooks", "--profile", "demo", "--only", "04"]
-    subprocess.run(command, cwd=executed, check=True, capture_output=True, timeout=600)
+    source, target = executed / "notebooks" / "04_beta_sweep.ipynb", executed / "build" / "by_hand.ipynb"
+    command = [sys.executable, "-m", "papermill", str(source), str(target), "-p", "profile", "demo"]
+    subprocess.run(
+        command, cwd=source.parent, env=environment(PYTHONPATH=str(executed)), check=True, capture_output=True,
+        timeout=600,
+    )  # fmt: skip
+    assert "demo: synthetic data" in target.read_text(encoding="utf-8")
+    assert not (executed / "notebooks" / "build").exists()
     assert {path: path.stat().st_mtime for path in executed.glob("build/demo/results/*/run.json")} == trained
 
 
-@pytest.mark.slow
-def test_a_notebook_opens_by_hand_from_its_own_folder(executed: Path) -> None:
-    """As JupyterLab does: the working directory is notebooks/, and the package need not be installed."""
-    import papermill
-
-    source, target = executed / "notebooks" / "04_beta_sweep.ipynb", executed / "by_hand.ipynb"
-    papermill.execute_notebook(str(source), str(target), cwd=str(source.parent), progress_bar=False)
-    printed = target.read_text(encoding="utf-8")
-    assert "demo: synthetic data" in printed and not (executed / "notebooks" / "build").exists()
+# The stored notebooks
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_stored_clean_with_a_parameters_cell(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    assert code[0].metadata.get("tags") == ["parameters"]
-    assert 'profile = "demo"' in code[0].source
-    assert notebook.metadata.kernelspec.name == "python3"
-    assert notebook.cells[0].source.startswith("# ")
+def test_stored_notebooks_show_what_their_sources_and_results_give(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    assert book.metadata.get("digest") == freeze.digest(book), (
+        f"{path.name} is older than its cells or the results it shows; refresh it with `make notebooks`"
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_notebooks_are_executed_small_and_say_nothing_of_a_machine(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert book.cells[0].source.startswith("# ")
+    assert code[0].metadata.get("tags") == ["parameters"] and code[0].source == 'profile = "cpu"\ndevice = None'
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert all(len(cell.source.splitlines()) <= 16 for cell in code), "cells are thin: work belongs into ssn_core"
+    assert path.stat().st_size < 500_000
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    for output in outputs:
+        text = str({kind: value for kind, value in output.get("data", {}).items() if kind != "image/png"})
+        assert not re.search(r"(?<![\w.])/(home|tmp|root|work|Users)/", text + output.get("text", ""))
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert kinds <= {"text/plain", "text/html", "text/markdown", "image/png"}
+    for output in outputs:
+        if picture := output.get("data", {}).get("image/png"):
+            Image.open(io.BytesIO(base64.b64decode(picture))).verify()
 
 
-def test_an_unknown_parameter_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "_execute", lambda *_, **__: pytest.fail("a notebook was executed"))
-    with pytest.raises(InputError, match=r"has no parameter 'epohcs'; it has .*profile"):
-        workflow.execute_notebooks("demo", ["01"], {"epohcs": 3})
+def test_figures_in_git_are_few_each_in_one_format_and_shown() -> None:
+    """By README or the PDFs; what only a notebook shows is in the stored notebook."""
+    listed = subprocess.run(["git", "ls-files", "figures"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [Path(line) for line in listed.stdout.splitlines()]
+    assert 0 < len(files) < 90
+    assert len({path.with_suffix("") for path in files}) == len(files)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "report").rglob("*.typ"))
+    drawn = tuple(re.findall(r'(?:drawing|diagram)\("(\w+)"', sources))
+    hidden = [path.name for path in files if not path.name.startswith(drawn) and path.name.split(".")[0] not in readme]
+    assert hidden == []
 
 
-def test_an_unknown_notebook_or_profile_is_refused() -> None:
-    with pytest.raises(InputError, match="no notebook numbered 99; there are 01, "):
-        workflow.execute_notebooks("demo", ["99"])
-    with pytest.raises(InputError, match="profile 'huge' is unknown"):
-        workflow.execute_notebooks("huge")
-
-
-def test_a_number_may_lack_its_zero() -> None:
-    assert [path.name[:2] for path in workflow.choose(ROOT / "notebooks", [4, "01", "4"])] == ["01", "04"]
-
-
-def test_a_failing_cell_names_notebook_and_cell_and_leaves_the_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_panels_of_real_data_show_no_photograph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    parameters = nbformat.v4.new_code_cell('profile = "demo"\ndevice = None', metadata={"tags": ["parameters"]})
-    cells = [parameters, nbformat.v4.new_code_cell("print('so far')"), nbformat.v4.new_code_cell("1 / 0")]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    """So no output holds one: photographs go below build/ and nowhere else. Those of synthetic data are shown."""
+    run = fake_run(tmp_path / "store", config_of())
+    monkeypatch.setattr(notebook, "project_root", lambda: tmp_path)
+    shown = {}
+    for name in ("mvtec", "synthetic"):
+        dataset = dataset_for(run, tmp_path / "data", name)
+        monkeypatch.setattr(profiles.Profile, "dataset", lambda self, config, found=dataset: found)
+        shown[name] = notebook.Notebook(load_profile("cpu")).panel([run])
+    photograph = np.array([200, 40, 40])
+
+    def reddish(figure: Any) -> int:
+        figure.savefig(buffer := io.BytesIO())
+        pixels = np.asarray(Image.open(buffer).convert("RGB")).astype(int)
+        return int((np.abs(pixels - photograph).max(2) < 6).sum())
+
+    assert reddish(shown["mvtec"]) == 0 and reddish(shown["synthetic"]) > 1000
+    kept = sorted(path.name for path in (tmp_path / "build" / "cpu" / "panels").iterdir())
+    assert kept == ["ring_test_dent_006.png.en.png", "ring_test_dent_006.png.it.png"]
+    assert "with photographs: build/cpu/panels" in capsys.readouterr().out
+
+
+def test_only_the_panel_method_opens_a_data_set() -> None:
+    for path in NOTEBOOKS:
+        sources = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+        assert not re.search(r"\.dataset\(|open_dataset|read_image|find_root|panels\.panel\(", sources), path.name
+
+
+# Freezing
+
+
+def executed_book(folder: Path) -> Path:
+    """What papermill leaves: times, an absolute path, a stream in two parts."""
+    code = nbformat.v4.new_code_cell("print(1)\nprint(2)", execution_count=1, metadata={"papermill": {"duration": 2}})
+    code.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("1\n", "2\n")]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), code])
+    book.metadata["papermill"] = {"input_path": "/home/someone/01_x.ipynb"}
+    path = folder / "build" / "01_x.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, path)
+    return path
+
+
+def test_freezing_drops_times_and_paths_and_repeats_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook, tmp_path / "notebooks" / "01_broken.ipynb")
-    monkeypatch.setattr(workflow, "project_root", lambda: tmp_path)
-    with pytest.raises(workflow.NotebookFailed, match=r"01_broken\.ipynb, cell \d+: ZeroDivisionError"):
-        workflow.execute_notebooks("demo")
-    copy = tmp_path / "build" / "demo" / "notebooks" / "01_broken.ipynb"
-    assert "so far" in copy.read_text(encoding="utf-8")
+    monkeypatch.setattr(freeze, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(freeze, "_read_files", lambda: [])
+    stored = freeze.freeze(executed_book(tmp_path))
+    once = stored.read_bytes()
+    assert freeze.freeze(executed_book(tmp_path)).read_bytes() == once
+    assert b"someone" not in once and b"duration" not in once
+    book = nbformat.read(stored, as_version=4)
+    assert [output.text for output in book.cells[1].outputs] == ["1\n2\n"]
+    assert book.metadata.digest == freeze.digest(book)
+    book.cells[0].source = "# Another title"
+    assert book.metadata.digest != freeze.digest(book)
+
+
+def test_a_new_result_makes_the_stored_notebooks_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("profiles", "data/reference"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for module in (freeze, profiles):
+        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    book = nbformat.v4.new_notebook()
+    empty = freeze.digest(book)
+    run = fake_run(tmp_path / "data" / "results", config_of())
+    with_run = freeze.digest(book)
+    (run.path / "model.safetensors").touch()  # not in git, not shown
+    assert freeze.digest(book) == with_run != empty
+    (run.path / "metrics.json").write_text("{}")
+    assert freeze.digest(book) != with_run
+
+
+# The setup line
+
+
+def test_an_unknown_parameter_is_refused() -> None:
+    declared = 'profile = "cpu"\ndevice = None'
+    notebook.refuse_unknown(["", declared, '# Parameters\nprofile = "demo"\n', "%matplotlib inline"])
+    with pytest.raises(InputError, match=r"no parameter 'epohcs'; it has device, profile"):
+        notebook.refuse_unknown(["", declared, '# Parameters\nprofile = "demo"\nepohcs = 3\n'])
+
+
+@pytest.mark.slow
+def test_papermill_stops_at_an_unknown_parameter(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[3]), str(tmp_path / "out.ipynb"), "-p", "epohcs", "3"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and "this notebook has no parameter 'epohcs'" in done.stderr
+
+
+def test_the_setup_line_goes_to_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "notebooks")
+    nb = notebook.notebook("demo")
+    assert Path.cwd() == ROOT and nb.profile.name == "demo" and not nb.references
+    with pytest.raises(InputError, match="profile 'huge' is unknown"):
+        notebook.notebook("huge")
 
 
 def test_the_log_of_a_notebook_keeps_milestones(capsys: pytest.CaptureFixture) -> None:
     for epoch in range(1, 11):
-        workflow.milestones(f"[run] epoch {epoch}/10 loss 0.5")
-    workflow.milestones("[run] training on cpu")
+        notebook._milestones(f"[run] epoch {epoch}/10 loss 0.5")
+    notebook._milestones("[run] training on cpu")
     printed = capsys.readouterr().out
     assert re.findall(r"epoch (\d+)", printed) == ["2", "4", "6", "8", "10"] and "training on cpu" in printed
 
 
 def test_simplenet_sees_what_the_unsupervised_run_sees() -> None:
-    config = workflow.simplenet_like(preset("unsupervised", dataset="ksdd1", category="ksdd1", seed=3))
+    config = profiles.simplenet_like(preset("unsupervised", dataset="ksdd1", category="ksdd1", seed=3))
     assert (config.method, config.experiment, config.category, config.seed) == ("simplenet", "simplenet", "ksdd1", 3)
 
 
-def test_kolektorsdd2_rows_stand_beside_the_stand_in_only(tmp_path: Path) -> None:
-    peers = workflow.ksdd2_peers(load_profile("cpu"))
+def test_kolektorsdd2_rows_stand_beside_the_stand_in_only() -> None:
+    peers = profiles.ksdd2_peers(load_profile("cpu"))
     assert {peer.config.dataset for peer in peers} == {"ksdd2"} and len(peers) == 5
-    assert workflow.ksdd2_peers(load_profile("full")) == []
+    assert profiles.ksdd2_peers(load_profile("full")) == []

@@ -220,12 +220,12 @@ def test_pages_are_printed_within_their_margins(built: dict[str, Path], language
 
 def test_what_is_not_run_or_not_drawn_says_so(tmp_path: Path) -> None:
     root = checkout(tmp_path, figures=False)
-    (root / "figures" / "demo").mkdir(parents=True)
-    (root / "figures" / "demo" / "fig17_histogram.en.png").touch()  # an empty file is no picture
+    (root / "figures" / "cpu").mkdir(parents=True)
+    (root / "figures" / "cpu" / "fig17_histogram.en.svg").touch()  # an empty file is no picture
     english, italian = map(text_of, build_report(root))
     least = FIGURES - DIAGRAMS
     assert english.count("not drawn yet") >= least and italian.count("non ancora disegnata") >= least
-    assert "not drawn yet: fig17 make report PROFILE=demo" in english
+    assert "not drawn yet: fig17 make report PROFILE=cpu" in english
     assert english.count("not run") > 60 and italian.count("non eseguit") > 60
     assert "No training on real images is stored yet" in english
     assert "python -m ssn_core run scenario_b category=screw" in english
@@ -317,8 +317,7 @@ def test_the_demo_has_a_report_of_its_own_that_says_so_on_every_page(tmp_path: P
 
 def test_nothing_that_shows_results_loads_torch() -> None:
     """Tables, figures and the report open where torch is slow to load or absent."""
-    later = {"gating", "noise_view"}  # they still infer and train
-    study = {path.stem for path in (ROOT / "ssn_core" / "study").glob("[a-z]*.py")} - later
+    study = [path.stem for path in (ROOT / "ssn_core" / "study").glob("[a-z]*.py")]
     names = [f"ssn_core.study.{name}" for name in study]
     names += [f"report.{path.stem}" for path in (ROOT / "report").glob("[a-z]*.py")]
     code = "import importlib, sys; list(map(importlib.import_module, sys.argv[1:])); print('torch' in sys.modules)"

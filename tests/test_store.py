@@ -27,7 +27,7 @@ from ssn_core.runs import runner, store
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import FLIPS, extract
 from ssn_core.runs.held_out import Validation
-from ssn_core.runs.result import FORMAT, RunResult, load_run
+from ssn_core.runs.result import FORMAT, SCORES, RunResult, load_run
 from ssn_core.runs.store import run
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer
 from ssn_core.runs.training_set import TrainingSet
@@ -55,6 +55,16 @@ def assert_equal_runs(first: RunResult, second: RunResult) -> None:
     for name in COMPARED:
         assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
     assert first.info["status"] == second.info["status"] and first.info["steps"] == second.info["steps"]
+
+
+def assert_noise_field(field: dict[str, np.ndarray], bound: float) -> None:
+    """Both noises lie inside the mask alone, are equally loud there, and the learned one keeps its bound."""
+    mask, (gaussian, learned) = field["mask"], field["rms"]
+    assert str(field["image"]) == "train/good/000.png" and 0.1 < mask.mean() < 0.5
+    assert field["features"].shape == mask.shape and (field["features"] > 0).all()
+    assert not field["rms"][:, ~mask].any() and not field["channel"][:, ~mask].any()
+    assert np.sqrt((gaussian[mask] ** 2).mean()) == pytest.approx(np.sqrt((learned[mask] ** 2).mean()), rel=0.02)
+    assert 0 < np.abs(field["channel"][1]).max() <= bound * (1 + 1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +100,7 @@ def test_run_folder_holds_what_it_should(finished: RunResult) -> None:
 
 def test_metrics_are_those_of_the_stored_scores(finished: RunResult) -> None:
     scores = finished.scores
-    assert list(scores.columns) == ["image", "defect", "label", "score", "map_score"]
+    assert list(scores.columns) == SCORES
     assert len(scores) == 7 and scores.label.tolist() == [int(d != "good") for d in scores.defect]
     again = metrics.evaluate(scores.score.to_numpy(), np.zeros((7, 2, 2), np.float32), scores.label.to_numpy(), None)
     assert finished.metrics["I-AUROC"] == pytest.approx(again["I-AUROC"])
@@ -271,7 +281,11 @@ def test_every_kind_of_run_resumes_bit_for_bit(name: str, tiny_sets: Path, tmp_p
     whole = run(config, tmp_path / "whole", tiny_sets, log=quiet)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "resumed", tiny_sets, checkpoint_seconds=0, log=interrupt)
-    assert_equal_runs(whole, run(config, tmp_path / "resumed", tiny_sets, log=quiet))
+    resumed = run(config, tmp_path / "resumed", tiny_sets, log=quiet)
+    assert_equal_runs(whole, resumed)
+    assert (whole.noise is None) == (config.noise == "gaussian")
+    for name in whole.noise or ():
+        np.testing.assert_array_equal(whole.noise[name], resumed.noise[name])
 
 
 @pytest.fixture
@@ -447,6 +461,8 @@ def test_learned_noise_is_absent_from_saved_weights(tiny_sets: Path, tmp_path: P
     history = result.history
     bound = 0.5 * result.info["noise"]["feature_std"]  # beta is in the unit of the noise
     assert history.loss_generator.notna().any() and (history.noise_rms <= bound).all()
+    assert finished.noise is None
+    assert_noise_field(result.noise, bound)
     assert isinstance(ssn.load_model(result.path).predict(np.zeros((70, 60, 3), np.uint8)).score, float)
 
 

@@ -13,7 +13,8 @@ import torch
 
 from ssn_core.errors import InputError
 from ssn_core.models import trunk as trunks
-from ssn_core.models.trunk import CHANNELS, ResNetTrunk, make_trunk, weights_path
+from ssn_core.models.names import BACKBONES
+from ssn_core.models.trunk import ResNetTrunk, make_trunk, weights_path
 
 HUB_NAME = "resnet18-f37072fd.pth"
 
@@ -55,7 +56,7 @@ def test_activations_equal_the_reference(weights_dir: Path, monkeypatch: pytest.
         assert (layer - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("size", [(64, 64), (80, 40)])
 def test_shapes_strides_and_channels(name: str, size: tuple[int, int]) -> None:
     net = make_trunk(name, pretrained=False)
@@ -63,7 +64,7 @@ def test_shapes_strides_and_channels(name: str, size: tuple[int, int]) -> None:
         layers = net(torch.zeros(2, 3, *size))
     up = 0 if name == "efficientnet_lite0" else 8  # where a side is an odd number of strides
     sizes = (tuple(side // 8 for side in size), tuple((side + up) // 16 for side in size))
-    assert [tuple(f.shape) for f in layers] == [(2, c, *s) for c, s in zip(CHANNELS[name], sizes, strict=True)]
+    assert [tuple(f.shape) for f in layers] == [(2, c, *s) for c, s in zip(BACKBONES[name], sizes, strict=True)]
 
 
 def test_frozen_and_in_eval_mode() -> None:

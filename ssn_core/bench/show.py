@@ -15,7 +15,7 @@ from ssn_core.bench.plan import GPU_FORMS, Model
 from ssn_core.runs.result import RunResult
 from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experiment_label, measurement_label, pick
 from ssn_core.study.reference import reference
-from ssn_core.study.style import legend_below
+from ssn_core.study.style import bilingual, legend_below
 
 #: what the report's Figure 6 compares: the same task, other costs
 TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")
@@ -168,6 +168,7 @@ def _named(table: pd.DataFrame, language: str) -> tuple[pd.DataFrame, dict[str, 
     return named, {pick(language, *_FORMS[variant]): _COLOURS[variant] for variant in table["variant"].unique()}
 
 
+@bilingual
 def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
     """How many times faster (and smaller) than the plain form: bars per measurement and model."""
     shown = ("latency_batch1", "throughput_batch16", "training_step_batch8", "memory_throughput_batch16")
@@ -192,6 +193,7 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
     return figure
 
 
+@bilingual
 def growth(table: pd.DataFrame, language: str = "en") -> Figure:
     """Cost against the image's side, the batch, and the number of training images, for every form measured."""
     experiment, backbone = models(table)[:2][-1]  # the one that grows, see Settings
@@ -230,6 +232,7 @@ def _plain_logarithms(ax: Axes, names: str = "xy") -> None:
     ax.minorticks_off()
 
 
+@bilingual
 def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en") -> Figure:
     """Figure 6: latency against the AUROC of the image score and of the map score, bubbles as large as the peak memory.
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ssn_core.data import images as image_io
 from ssn_core.errors import InputError
-from ssn_core.models.trunk import CHANNELS, make_trunk, to_tensor
+from ssn_core.models.names import BACKBONES
+from ssn_core.models.trunk import make_trunk, to_tensor
 from ssn_core.models.upscale import map_matrices, upscale
 
 BLUR_SIGMA = 4.0
@@ -114,7 +115,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone, self.image_size = backbone, tuple(image_size)
         self.trunk = make_trunk(backbone, pretrained)
-        self.channels = sum(CHANNELS[backbone])
+        self.channels = sum(BACKBONES[backbone])
         self.adaptor = make_adaptor(adaptor, self.channels)
 
     def train(self, mode: bool = True) -> Detector:

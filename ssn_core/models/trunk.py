@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ssn_core.data.images import resize_bilinear
 from ssn_core.errors import InputError
+from ssn_core.models.names import BACKBONES
 
-#: channels of the stride-8 and the stride-16 stage
-CHANNELS = {"wide_resnet50_2": (512, 1024), "resnet18": (128, 256), "efficientnet_lite0": (40, 112)}
 _RESNET_WEIGHTS = {
-    "wide_resnet50_2": torchvision.models.Wide_ResNet50_2_Weights.IMAGENET1K_V1,
-    "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+    name: torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    for name in BACKBONES
+    if name != "efficientnet_lite0"
 }
 
 # Mean and standard deviation per RGB channel of ImageNet: what torchvision's pretrained weights were trained with.
@@ -76,8 +76,8 @@ class EfficientNetLiteTrunk(nn.Module):
 
 def make_trunk(name: str, pretrained: bool) -> nn.Module:
     """A frozen trunk in eval mode. ``pretrained=False`` leaves random weights (tests, speed measurements)."""
-    if name not in CHANNELS:
-        raise InputError(f"backbone={name!r} is unknown; choose one of {', '.join(CHANNELS)}")
+    if name not in BACKBONES:
+        raise InputError(f"backbone={name!r} is unknown; choose one of {', '.join(BACKBONES)}")
     trunk = EfficientNetLiteTrunk() if name == "efficientnet_lite0" else ResNetTrunk(name)
     if pretrained:
         load = _load_efficientnet if name == "efficientnet_lite0" else _load_resnet

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ssn_core.errors import InputError
+from ssn_core.models.names import BACKBONES, FIXED_NOISES
 
 Method = Literal["supersimplenet", "gap_cam", "simplenet"]
-Backbone = Literal["wide_resnet50_2", "resnet18", "efficientnet_lite0"]
+Backbone = Literal[tuple(BACKBONES)]
+Noise = Literal[(*FIXED_NOISES, "learned_v1", "learned_v2")]
 Adaptor = Literal["linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu"]
 
 Name = Annotated[str, Field(pattern=r"^[^/]+$", max_length=100, description="a name without a slash")]  # of a folder
@@ -43,7 +45,7 @@ class RunConfig(BaseModel):
     backbone: Backbone = "wide_resnet50_2"
     adaptor: Adaptor = "linear"
     cls_features: Literal["raw", "adapted"] = "raw"  # read by the classification head: JIMS 2025 raw, ICPR 2024 adapted
-    noise: Literal["gaussian", "learned_v1", "learned_v2"] = "gaussian"
+    noise: Noise = "gaussian"
     noise_std: Positive = 0.015
     noise_unit: Literal["absolute", "feature_std", "adapted_std"] = "absolute"
     noise_region: Literal["anywhere", "outside_defects"] = "anywhere"  # may it fall on real defects? (erratum 6)
@@ -76,7 +78,7 @@ class RunConfig(BaseModel):
         return self
 
     def _contradictions(self) -> Iterator[tuple[bool, str]]:
-        learned = self.noise != "gaussian"
+        learned = self.noise not in FIXED_NOISES
         yield (
             self.experiment.startswith("scenario_b") and self.adaptor == "linear",
             "experiment='scenario_b' needs a nonlinear or spatial adaptor, got adaptor='linear'; "

@@ -108,12 +108,16 @@ def thresholds(outputs: Outputs, truth: Truth, normal: Outputs) -> dict[str, Any
     }
 
 
-def score_rows(samples: tuple[Sample, ...], outputs: Outputs) -> list[dict[str, Any]]:
-    """One row per test image with both heads' scores (logits), with the nine digits that give a float32 back."""
-    return [
-        {"image": s.name, "defect": s.defect, "label": s.label, "score": f"{score:.9g}", "map_score": f"{peak:.9g}"}
-        for s, score, peak in zip(samples, outputs.scores, outputs.map_scores, strict=True)
-    ]
+def score_rows(samples: tuple[Sample, ...], outputs: Outputs, threshold: float) -> list[dict[str, Any]]:
+    """One row per test image with both heads' scores (logits), with the nine digits that give a float32 back, and how
+    many pixels of its map lie above ``threshold``, and above half of the map's own range."""
+    rows = []
+    for s, score, values in zip(samples, outputs.scores, outputs.maps, strict=True):
+        row = {"image": s.name, "defect": s.defect, "label": s.label}
+        row |= {"score": f"{score:.9g}", "map_score": f"{values.max():.9g}", "marked": int((values > threshold).sum())}
+        half = (values.min() + values.max()) / 2
+        rows.append(row | {"marked_scaled": int((values > half).sum())})
+    return rows
 
 
 def curve_arrays(outputs: Outputs, truth: Truth) -> dict[str, np.ndarray]:

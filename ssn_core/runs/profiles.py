@@ -162,12 +162,32 @@ def simplenet_like(config: RunConfig) -> RunConfig:
     return config.replace(**{"experiment": "simplenet", "method": "simplenet"})
 
 
+def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:
+    """KolektorSDD2's own runs of the weak-supervision notebook, by the protocol of the profile "full", as far as they
+    are in the profile's store; so a profile on other data shows what published figures to compare with. None where the
+    profile runs KolektorSDD2 itself."""
+    if any(config.dataset == "ksdd2" for config in profile.configs("weak_gap_cam")):
+        return []
+    full = load_profile("full")
+    names = ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised")
+    configs = [full.configs(name)[0] for name in names]
+    configs.append(simplenet_like(configs[-1]))
+    reason = "belongs to the profile full"
+    return [find_run(c, profile.store) or NotRun(c, reason, run_command(c)) for c in configs]
+
+
 def run_command(config: RunConfig) -> str:
     """The shell command that makes one run."""
     base = preset(config.experiment).as_dict()
     changed = {k: v for k, v in config.as_dict().items() if v != base[k]}
     fields = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in changed.items()]
     return shlex.join(["python", "-m", "ssn_core", "run", config.experiment, *fields])
+
+
+def older(result: RunResult, lacks: str) -> str:
+    """A line about a finished run that was made before runs kept what a picture needs."""
+    command = run_command(result.config)
+    return f"{result.config.run_id} keeps no {lacks}: it is an older run; delete its folder, then {command}"
 
 
 def _entries(given: Any) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from ssn_core.files import read_json
 from ssn_core.runs.config import RunConfig
 
 FORMAT = 2
-CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
+CHECKPOINT, MODEL, NOISE = "checkpoint.pt", "model.safetensors", "noise.npz"
+SCORES = ["image", "defect", "label", "score", "map_score", "marked", "marked_scaled"]
 Log = Callable[[str], None]
 
 
@@ -36,7 +37,9 @@ class RunResult:
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
-        """One row per test image: image, defect, label, score, map_score (logits)."""
+        """One row per test image: image, defect, label, score, map_score (logits), and how many pixels its mask has,
+        drawn at :attr:`pixel_threshold` or at half of the map's own range (``marked``, ``marked_scaled``; runs older
+        than these columns lack them)."""
         return pd.read_csv(self.path / "scores.csv")
 
     @functools.cached_property
@@ -48,6 +51,24 @@ class RunResult:
     def examples(self) -> dict[str, np.ndarray]:
         """``images`` (n,) names and ``maps`` (n, H, W) float16 logits."""
         return _read_npz(self.path / "examples.npz")
+
+    @property
+    def noise(self) -> dict[str, np.ndarray] | None:
+        """What :func:`ssn_core.runs.noise_field.noise_field` kept; None in a run older than that, or of fixed noise."""
+        path = self.path / NOISE
+        return _read_npz(path) if path.is_file() else None
+
+    @property
+    def pixel_threshold(self) -> float:
+        """See :func:`pixel_threshold`."""
+        return pixel_threshold(self.config, self.metrics)
+
+
+def pixel_threshold(config: RunConfig, metrics: Mapping[str, Any]) -> float:
+    """Where a map becomes a mask: logit 0 with a segmentation head, whose loss pushes normal cells below -0.5 and
+    anomalous ones above +0.5. A class activation map has no such zero: there, the quantile of the maps' maxima over
+    normal training images."""
+    return float(metrics["train_quantile"]["map_score"]) if config.method == "gap_cam" else 0.0
 
 
 def find_run(config: RunConfig, store: str | Path = "data/results") -> RunResult | None:

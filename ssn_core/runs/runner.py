@@ -26,7 +26,8 @@ from ssn_core.runs import evaluation as evaluate
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
 from ssn_core.runs.held_out import Validation
-from ssn_core.runs.result import CHECKPOINT, FORMAT, MODEL, Log, read_run_file
+from ssn_core.runs.noise_field import noise_field
+from ssn_core.runs.result import CHECKPOINT, FORMAT, MODEL, NOISE, SCORES, Log, pixel_threshold, read_run_file
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
 from ssn_core.runs.training_set import TrainingSet, real_defects
 
@@ -159,13 +160,12 @@ class Runner:
             values["on_logits"] = evaluate.pixel_metrics(outputs, self.truth)
         values["parameters"] = sum(p.numel() for p in self.model.parameters())
         write_csv(folder / "history.csv", self.history, HISTORY + (VALIDATION if self.validation else []))
-        write_csv(
-            folder / "scores.csv",
-            evaluate.score_rows(samples, outputs),
-            ["image", "defect", "label", "score", "map_score"],
-        )
+        marking = pixel_threshold(self.config, values)
+        write_csv(folder / "scores.csv", evaluate.score_rows(samples, outputs, marking), SCORES)
         _write_npz(folder / "curves.npz", evaluate.curve_arrays(outputs, self.truth))
         _write_npz(folder / "examples.npz", evaluate.example_arrays(samples, outputs))
+        if self.trainer.generator is not None:
+            _write_npz(folder / NOISE, noise_field(self.trainer))
         state = {name: value.contiguous().cpu() for name, value in trained_state(self.model).items()}
         _write_bytes(folder / MODEL, save(state))
         write_json(folder / "metrics.json", values)

@@ -14,6 +14,7 @@ from ssn_core.fast.masked import Masked
 from ssn_core.fast.training_forward import FastForward
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
 from ssn_core.models.losses import focal, map_loss, truncated_l1
+from ssn_core.models.names import FIXED_NOISES
 from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, masked_area, perlin_masks
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, single_precision
@@ -72,7 +73,7 @@ class Trainer:
         fused = device.type == "cuda"  # one kernel a step, which keeps its counters on the device
         self.optimizers = {"model": torch.optim.AdamW(groups, fused=fused)}
         self.generator: NoiseGenerator | None = None
-        if config.noise != "gaussian":
+        if config.noise not in FIXED_NOISES:
             bound = None if config.beta is None else config.beta * self.unit
             self.generator = NoiseGenerator(model.channels, bound).to(device)
             self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=1e-4, fused=fused)
@@ -124,7 +125,7 @@ class Trainer:
         targets = self._targets(index, masked.masks)
         self.step, self.batch = self.step + 1, self.batch + 1
         if self.generator is None:
-            noise, adapted = self._gaussian(layers, masked, rng)
+            noise, adapted = self._fixed_noise(layers, masked, rng)
             losses = self._losses(layers, masked, noise, targets, adapted)
             self._step_model(losses["loss"])
         elif self.config.noise_rule == "adversarial":
@@ -172,10 +173,12 @@ class Trainer:
             known = ~defective[:, None, None]
         return {"map": maps, "weights": weights, "image": synthetic.flatten(1).any(1) | defective, "known": known}
 
-    def _gaussian(
+    def _fixed_noise(
         self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        noise = torch.randn(len(masked.where), self.model.channels, generator=rng, device=rng.device)
+        sampler, arguments = FIXED_NOISES[self.config.noise]
+        noise = torch.empty(len(masked.where), self.model.channels, device=rng.device)
+        getattr(noise, sampler)(*arguments, generator=rng)
         if self.config.noise_unit != "adapted_std":
             return noise * self.sigma, None
         adapted = self.forward.adapted(*layers)

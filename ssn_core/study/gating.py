@@ -3,71 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
-from ssn_core.data.datasets import Dataset
-from ssn_core.fast.inference import fold
 from ssn_core.metrics import NOT_AVAILABLE
-from ssn_core.runs.evaluation import predict_features
-from ssn_core.runs.features import extract
-from ssn_core.runs.result import MODEL, RunResult
-from ssn_core.runs.store import load_model
+from ssn_core.runs.profiles import older
+from ssn_core.runs.result import RunResult
 from ssn_core.study.labels import method_colour, method_label, pick
-from ssn_core.study.panels import pixel_threshold
-from ssn_core.study.style import legend_below
+from ssn_core.study.style import bilingual, legend_below
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("no gate", "Youden (test)", "quantile (normal training)")
 
 
-@dataclass(frozen=True)
-class Masks:
-    """Per test image (n,): marked pixels under both rules, or None where maps cannot be had; labels; image scores."""
-
-    labels: np.ndarray
-    scores: np.ndarray
-    marked: dict[str, np.ndarray]
-    pixels: dict[str, np.ndarray] | None
-
-    @classmethod
-    def of(cls, run: RunResult, dataset: Dataset | None) -> Masks:
-        """Whether an image is marked at all follows from its scores; how many pixels needs its map, hence the weights
-        and the data set."""
-        labels, scores = run.scores["label"].to_numpy(), run.scores["score"].to_numpy()
-        threshold = pixel_threshold(run)
-        above = run.scores["map_score"].to_numpy() > threshold
-        marked = {RELATIVE: np.ones(len(labels), bool), ABSOLUTE: above}  # the scaled maximum is 1 in every image
-        if dataset is None or not (run.path / MODEL).is_file():
-            return cls(labels, scores, marked, None)
-        maps = test_maps(run, dataset)
-        low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-        relative = (maps - low) > 0.5 * (high - low)
-        pixels = {RELATIVE: relative.sum((1, 2)), ABSOLUTE: (maps > threshold).sum((1, 2))}
-        return cls(labels, scores, marked, pixels)
-
-
-def test_maps(run: RunResult, dataset: Dataset) -> np.ndarray:
-    """Anomaly maps (n, H, W) float32 of the whole test split, in the order of scores.csv, from the saved weights."""
-    model = load_model(run.path)
-    device = torch.device("cpu")
-    features = extract(model.trunk, [(s, 0) for s in dataset.test], run.config.image_size, device, lambda text: None)
-    return predict_features(fold(model), features, device).maps
-
-
-def gating(run: RunResult, dataset: Dataset | None) -> pd.DataFrame:
+def gating(runs: Sequence[RunResult]) -> pd.DataFrame:
     """False positives on normal test images before and after gating by the image score, under two mask rules.
 
     ``scaled per image > 0.5`` is how the course report drew masks: every image gets one. ``raw map > threshold`` uses
     one threshold for all images. The gate's threshold is Youden's (chosen on the test set) or the quantile of normal
-    training images. Pixels are "n/a" where weights or data are not at hand.
+    training images. Pixels are "n/a" for a run that kept none, and a printed line says how to make it again.
     """
-    masks = Masks.of(run, dataset)
+    for run in runs:
+        if "marked" not in run.scores:
+            print(older(run, "counts of marked pixels"))
+    return pd.DataFrame([row for run in runs for row in _rows(run)])
+
+
+def _rows(run: RunResult) -> list[dict[str, str]]:
     youden = run.metrics["youden"]["score"]
     gates = dict(zip(GATES, (-np.inf, _threshold(youden), run.metrics["train_quantile"]["score"]), strict=True))
     rows = []
@@ -75,31 +40,34 @@ def gating(run: RunResult, dataset: Dataset | None) -> pd.DataFrame:
         for gate, threshold in gates.items():
             if threshold == NOT_AVAILABLE:
                 continue
-            rows.append({"method": method_label(run.config), "mask": rule, "gate": gate} | _row(masks, rule, threshold))
-    return pd.DataFrame(rows)
+            name = {"method": method_label(run.config), "seed": str(run.config.seed), "mask": rule, "gate": gate}
+            rows.append(name | _row(run, rule, threshold))
+    return rows
 
 
 def _threshold(youden: dict[str, float] | str) -> float | str:
     return youden if isinstance(youden, str) else youden["threshold"]
 
 
-def _row(masks: Masks, rule: str, threshold: float) -> dict[str, str]:
-    normal, passed = masks.labels == 0, masks.scores >= threshold
-    shown = masks.marked[rule] & passed
-    cells = {
+def _row(run: RunResult, rule: str, threshold: float) -> dict[str, str]:
+    scores = run.scores
+    normal, passed = scores["label"] == 0, scores["score"] >= threshold
+    # scaled to its own range every map has a maximum of 1
+    marked = pd.Series(True, scores.index) if rule == RELATIVE else scores["map_score"] > run.pixel_threshold
+    shown, column = marked & passed, "marked_scaled" if rule == RELATIVE else "marked"
+    pixels = scores[column][normal & passed].sum() if column in scores else NOT_AVAILABLE
+    return {
         "threshold": "" if threshold == -np.inf else f"{threshold:.4f}",
         "normal_images": str(normal.sum()),
         "normal_with_mask": str((shown & normal).sum()),
         "defective_images": str((~normal).sum()),
         "defective_without_mask": str((~shown & ~normal).sum()),
-        "false_positive_pixels": NOT_AVAILABLE,
+        "false_positive_pixels": str(pixels),
     }
-    if masks.pixels is not None:
-        cells["false_positive_pixels"] = str(int(masks.pixels[rule][normal & passed].sum()))
-    return cells
 
 
-def gating_bars(runs: Sequence[RunResult], frame: pd.DataFrame, language: str = "en") -> Figure:
+@bilingual
+def gating_bars(runs: Sequence[RunResult], language: str = "en") -> Figure:
     """Share of normal test images that show a mask, and of defective ones that show none, by gate, for both rules."""
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
     rules = {
@@ -114,7 +82,7 @@ def gating_bars(runs: Sequence[RunResult], frame: pd.DataFrame, language: str = 
     width = 0.8 / len(runs)
     for ax, (rule, title) in zip(axes, rules.items(), strict=True):
         for j, run in enumerate(runs):
-            mine = frame[(frame["method"] == method_label(run.config)) & (frame["mask"] == rule)].set_index("gate")
+            mine = pd.DataFrame([row for row in _rows(run) if row["mask"] == rule]).set_index("gate")
             places = np.array([GATES.index(gate) for gate in mine.index]) + (j - (len(runs) - 1) / 2) * width
             alarms = mine["normal_with_mask"].astype(int) / mine["normal_images"].astype(int)
             missed = mine["defective_without_mask"].astype(int) / mine["defective_images"].astype(int)

@@ -8,12 +8,13 @@ from typing import Any
 import yaml
 
 from ssn_core.errors import InputError
+from ssn_core.models import names
 from ssn_core.runs.config import RunConfig
 
 LANGUAGES = ("en", "it")
 LABELS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("labels.yaml").read_text(encoding="utf-8"))
 METHOD_COLOURS: dict[str, str] = {name: entry["colour"] for name, entry in LABELS["experiments"].items()}
-BACKBONES: dict[str, str] = LABELS["backbones"]
+BACKBONES: dict[str, str] = {name: name for name in names.BACKBONES} | LABELS["backbones"]
 
 
 def pick(language: str, english: str, italian: str) -> str:

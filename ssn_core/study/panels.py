@@ -6,9 +6,8 @@ show the maps and the file's name, and such a panel may be committed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,10 +19,9 @@ from PIL import Image
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.data.images import read_image, read_mask
 from ssn_core.errors import InputError
-from ssn_core.runs.profiles import Profile, project_root
 from ssn_core.runs.result import RunResult
 from ssn_core.study.labels import data_label, method_label, pick
-from ssn_core.study.style import nothing_to_draw, publish
+from ssn_core.study.style import bilingual
 
 MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"
 _TEXT_WIDTH = 1.65  # of the column of names, in widths of a picture
@@ -44,13 +42,6 @@ class Row:
         return float(row["score"]), float(row["map_score"])
 
 
-def pixel_threshold(run: RunResult) -> float:
-    """Where a map becomes a mask: logit 0 with a segmentation head, whose loss pushes normal cells below -0.5 and
-    anomalous ones above +0.5. A class activation map has no such zero: there, the quantile of the maps' maxima over
-    normal training images."""
-    return float(run.metrics["train_quantile"]["map_score"]) if run.config.method == "gap_cam" else 0.0
-
-
 def example_names(run: RunResult, defective: bool = True, count: int = 1) -> list[str]:
     """The first ``count`` example images of a run, defective or normal, in name order: never chosen by a result."""
     kinds = run.scores.set_index("image")["label"]
@@ -69,6 +60,7 @@ def rows_of(runs: Sequence[RunResult], names: Sequence[str]) -> list[Row]:
     return rows
 
 
+@bilingual
 def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "en") -> Figure:
     """The panel of some rows; ``dataset`` adds the columns image and ground truth.
 
@@ -84,7 +76,7 @@ def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "
     figure, axes = plt.subplots(
         len(rows), len(widths), figsize=(6.3, row_height * len(rows) + 0.35), squeeze=False, width_ratios=widths
     )  # fmt: skip
-    limits = [np.quantile(np.abs(row.anomaly_map - pixel_threshold(row.run)), 0.99) for row in rows]
+    limits = [np.quantile(np.abs(row.anomaly_map - row.run.pixel_threshold), 0.99) for row in rows]
     limit = float(np.median(limits)) or 1.0  # one scale for all rows; the loudest run may saturate it
     for i, row in enumerate(rows):
         (_text_above if tall else _text_beside)(axes[i, 0], row, language)
@@ -120,7 +112,7 @@ def _columns(language: str, photographs: bool, tall: bool) -> list[tuple[str, st
 
 def _pictures(row: Row, sample: Sample | None, limit: float) -> dict[str, dict[str, Any]]:
     """Arguments of imshow per column."""
-    values, threshold = row.anomaly_map, pixel_threshold(row.run)
+    values, threshold = row.anomaly_map, row.run.pixel_threshold
     spread = float(values.max() - values.min())
     pictures = {
         "mask": {"X": values > threshold, "cmap": "gray", "vmin": 0, "vmax": 1},
@@ -168,25 +160,12 @@ def _text_above(ax: Axes, row: Row, language: str) -> None:
         ax.annotate(text, (0, 1), va="bottom", **place, **look).set_in_layout(False)
 
 
-def publish_panel(rows: Sequence[Row], dataset: Dataset | None, profile: Profile, name: str) -> Figure:
-    """Write a panel where it may lie: with photographs into the profile's figures only for synthetic data. For real
-    data that folder gets the maps alone, and the photographs go to ``build/<profile>/panels``."""
-    if dataset is None or dataset.name == "synthetic":
-        return publish(panel, rows, dataset, folder=profile.figures, name=name, vector=False)
-    publish(panel, rows, None, folder=profile.figures, name=name, vector=False)
-    return publish(panel, rows, dataset, folder=photographs_folder(profile), name=name, vector=False)
-
-
-def publish_examples(
-    profile: Profile, runs: Sequence[RunResult], name: str, defective: bool = True, count: int = 2
-) -> Figure | None:
-    """The same example images as every run saw them; None when no run is finished."""
-    if not runs:
-        return nothing_to_draw(name)
-    rows = rows_of(runs, example_names(runs[0], defective, count))
-    return publish_panel(rows, profile.dataset(runs[0].config), profile, name)
-
-
-def photographs_folder(profile: Profile) -> Path:
-    """Where panels with photographs of real data sets go: below build/, never in git."""
-    return project_root() / "build" / profile.name / "panels"
+@bilingual
+def side_by_side(pictures: Mapping[str, np.ndarray], language: str = "en") -> Figure:
+    """Arrays under their names: (H, W, 3) uint8 as it is, (H, W) bool in black and white, (H, W) values in colour."""
+    figure, axes = plt.subplots(1, len(pictures), figsize=(6.3, 6.3 / len(pictures) + 0.3), squeeze=False)
+    for ax, (name, picture) in zip(axes[0], pictures.items(), strict=True):
+        ax.imshow(picture, cmap="gray" if picture.dtype == bool else "viridis")
+        ax.set_title(name, fontsize=7)
+        ax.set_axis_off()
+    return figure

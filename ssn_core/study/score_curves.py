@@ -1,6 +1,5 @@
-"""Figures from run folders: curves, score histograms, histories. Each function returns a matplotlib Figure.
-
-``language`` is "en" or "it". To draw and write both at once see :func:`ssn_core.study.style.publish`.
+"""Figures from run folders: curves, score histograms, bars. Each function returns a matplotlib Figure, or None without
+runs; ``language`` is "en" or "it". To write both see :func:`ssn_core.study.style.save`.
 """
 
 from __future__ import annotations
@@ -17,17 +16,7 @@ from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, results
 from ssn_core.study.labels import category_label, data_label, method_colour, method_label, pick
-from ssn_core.study.style import DEFECTIVE, NORMAL, PUBLISHED, legend_below, publish, save, styled
-
-__all__ = [
-    "histogram",
-    "image_curves",
-    "metric_bars",
-    "pixel_pr",
-    "publish",
-    "save",
-    "styled",
-]
+from ssn_core.study.style import DEFECTIVE, NORMAL, PUBLISHED, bilingual, legend_below
 
 #: the two scores of an image, named so that they cannot be taken for each other (erratum 5)
 SCORES = {
@@ -38,11 +27,12 @@ SCORES = {
     ),
 }
 _CURVE = {"score": "score", "map_score": "map"}  # names in curves.npz
-_PIXEL_POINTS = 300  # of the thousand that a run folder keeps: enough for a line on paper
+_PIXEL_POINTS = 150  # of the thousand that a run folder keeps: enough for a line on paper
 _DASHES = ("-", "--", "-.", ":")
 _AREAS = {"roc": {"score": "I-AUROC", "map_score": "seg-I-AUROC"}, "pr": {"score": "AP-det", "map_score": "seg-AP-det"}}
 
 
+@bilingual
 def image_curves(runs: Sequence[RunResult], kind: str = "roc", language: str = "en") -> Figure:
     """ROC (``kind="roc"``) or precision-recall ("pr") curves of both scores; colours tell methods, dashes categories.
 
@@ -108,6 +98,7 @@ def _short(run: RunResult, runs: Sequence[RunResult], language: str) -> str:
     return ", ".join(varying) or method_label(run.config, language)
 
 
+@bilingual
 def histogram(runs: Sequence[RunResult], score: str = "score", language: str = "en") -> Figure:
     """Densities of a score over normal and defective test images, with Youden's threshold (test set) and the quantile
     of the normal training images, which needs no labelled test set."""
@@ -142,6 +133,7 @@ def _histogram(ax: Axes, run: RunResult, score: str, language: str) -> None:
     ax.grid(axis="x", visible=False)
 
 
+@bilingual
 def metric_bars(outcomes: Sequence[results.Outcome], metrics: Sequence[str], language: str = "en") -> Figure:
     """Bars per category and method, mean over the seeds (whiskers: standard deviation); diamonds are published means,
     crosses the course report's values. The place of a method that was not run says so."""
@@ -200,6 +192,7 @@ def _bar(
     return {marker for marker, value in theirs.items() if value is not None}
 
 
+@bilingual
 def pixel_pr(runs: Sequence[RunResult], language: str = "en") -> Figure:
     """Pixel-wise precision-recall curves."""
     figure, ax = plt.subplots(figsize=(4.2, 3.2))

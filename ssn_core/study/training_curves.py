@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,21 +11,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssn_core.models.names import FIXED_NOISES
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.labels import METHOD_COLOURS, method_colour, method_label, pick
 from ssn_core.study.run_values import LAST_EVALUATIONS
-from ssn_core.study.style import PUBLISHED, legend_below, publish
+from ssn_core.study.style import PUBLISHED, bilingual, legend_below
 
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
 #: one method, four bounds: shades of its colour, dark for the widest
 _SHADES = ("#00382B", "#009E73", "#5CC9A7", "#E69F00", "#882255", "#56B4E9")
 
 
-def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, language: str = "en") -> Figure:
+def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, language: str = "en") -> Figure | None:
     """Test metrics against optimiser steps, one row per category: ours where evaluated during training, and the course
-    report's training log (thin; its steps are epochs times batches of 32). No point but the last is a result."""
-    categories = [c for c in dict.fromkeys(o.config.category for o in outcomes) if _has_learning(outcomes, c)]
+    report's training log (thin; its steps are epochs times batches of 32). No point but the last is a result. None
+    where neither a log nor an evaluated history exists."""
+    return _learning([o for o in outcomes if _has_learning(outcomes, o.config.category)], metrics, language=language)
+
+
+@bilingual
+def _learning(outcomes: Sequence[Any], metrics: Sequence[str], language: str) -> Figure:
+    categories = list(dict.fromkeys(o.config.category for o in outcomes))
     size = (6.3, 1.0 + 1.45 * len(categories))
     figure, axes = plt.subplots(len(categories), len(metrics), figsize=size, sharex=True, sharey=True, squeeze=False)
     for row, category in zip(axes, categories, strict=True):
@@ -60,12 +66,7 @@ def _has_learning(outcomes: Sequence[Any], category: str) -> bool:
     return ours or any(reference.course_log(o.config) is not None for o in of_category)
 
 
-def publish_learning(outcomes: Sequence[Any], folder: str | Path, name: str) -> Figure | None:
-    """:func:`learning` in both languages, or nothing where neither a log nor an evaluated history exists."""
-    drawn = [o for o in outcomes if _has_learning(outcomes, o.config.category)]
-    return publish(learning, drawn, folder=folder, name=name)
-
-
+@bilingual
 def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
     """Training loss over the epochs, logarithmic: ours, and beside it the course report's published log (figure 14)."""
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
@@ -93,13 +94,14 @@ def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
     return figure
 
 
+@bilingual
 def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
     """RMS of the injected noise and the generator's loss over the epochs; fixed noise has no generator."""
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9))
     for run in runs:
         look = {"color": method_colour(run.config), "label": method_label(run.config, language)}
         axes[0].plot(run.history["epoch"], run.history["noise_rms"], **look)
-        if run.config.noise != "gaussian":
+        if run.config.noise not in FIXED_NOISES:
             axes[1].plot(run.history["epoch"], run.history["loss_generator"], **look)
     axes[0].set(yscale="log")
     axes[0].set_ylabel(pick(language, "RMS of the noise (feature units)", "RMS del rumore (unità delle feature)"))
@@ -112,6 +114,7 @@ def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
     return figure
 
 
+@bilingual
 def beta_histories(runs: Sequence[RunResult], metric: str = "I-AUROC", language: str = "en") -> Figure:
     """A test metric at every evaluation, one colour per bound, one line per seed; the course report's log beside."""
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
@@ -136,6 +139,7 @@ def beta_histories(runs: Sequence[RunResult], metric: str = "I-AUROC", language:
     return figure
 
 
+@bilingual
 def beta_band(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO"), language: str = "en") -> Figure:
     """What one final value is worth: range of the last ten evaluations (bar), their mean (tick) and the final value
     (dot), for every bound and seed, and for the course report's log (grey)."""
@@ -170,6 +174,7 @@ def _band(ax: Axes, place: float, values: pd.Series, colour: str) -> None:
     ax.plot(place, last.iloc[-1], "o", color=colour, ms=3.2)
 
 
+@bilingual
 def beta_selection(
     runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO"), language: str = "en"
 ) -> Figure:

@@ -1,0 +1,14 @@
+"""What can be chosen by name, without torch: configurations are checked by these tables, models are built from them."""
+
+from __future__ import annotations
+
+#: backbone -> channels of its stride-8 and its stride-16 stage; all but EfficientNet-Lite0 are ResNets of torchvision
+BACKBONES: dict[str, tuple[int, int]] = {
+    "wide_resnet50_2": (512, 1024),
+    "resnet18": (128, 256),
+    "efficientnet_lite0": (40, 112),
+}
+#: noise of a fixed shape and unit variance -> the sampler of a tensor that draws it, and its arguments
+FIXED_NOISES: dict[str, tuple[str, tuple[float, ...]]] = {
+    "gaussian": ("normal_", ()),
+}
