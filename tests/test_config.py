@@ -109,6 +109,12 @@ def test_unknown_preset_and_field_list_the_known_ones() -> None:
         ),
         ({"method": "gap_cam"}, "method='gap_cam' learns from image labels"),
         ({"method": "simplenet", "supervision": "full"}, "method='simplenet' is unsupervised only"),
+        ({"method": "memory", "epochs": 1}, "method='memory' needs memory_size"),
+        ({"method": "memory", "memory_size": 9}, "is filled in one epoch (epochs=1)"),
+        ({"method": "memory", "memory_size": 9, "epochs": 1, "adaptor": "bn"}, "has no adaptor to choose"),
+        ({"memory_size": 9}, "memory_size and memory_choice belong to method='memory'"),
+        ({"memory_choice": "random"}, "memory_size and memory_choice belong to method='memory'"),
+        ({"rotations": True, "image_size": (64, 128)}, "rotations=True needs square images"),
         ({"noise_region": "outside_defects"}, "noise_region='outside_defects' needs training masks"),
     ],
 )

@@ -16,7 +16,7 @@ from ssn_core import InputError, NotRun, RunConfig, RunResult, load_run, metrics
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.files import write_csv, write_json
 from ssn_core.runs.config import PRESETS
-from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
+from ssn_core.runs.evaluation import SCORE_COLUMNS, Outputs, Truth, curve_arrays, score_rows, thresholds
 from ssn_core.runs.result import FORMAT
 from ssn_core.runs.runner import HISTORY, VALIDATION
 from ssn_core.study import gating, panels, reference, style, tables
@@ -68,7 +68,7 @@ def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
         for e in range(1, config.epochs + 1)
     ]
     write_csv(folder / "history.csv", rows, HISTORY + VALIDATION)
-    write_csv(folder / "scores.csv", score_rows(samples, outputs), ["image", "defect", "label", "score", "map_score"])
+    write_csv(folder / "scores.csv", score_rows(samples, outputs), SCORE_COLUMNS)
     np.savez(folder / "curves.npz", **curve_arrays(outputs, truth))
     shown = [0, 6, 10]
     names = np.array([samples[i].name for i in shown])

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ssn_core.errors import InputError
 
-Method = Literal["supersimplenet", "gap_cam", "simplenet"]
+Method = Literal["supersimplenet", "gap_cam", "simplenet", "memory"]
 Backbone = Literal["wide_resnet50_2", "resnet18", "efficientnet_lite0"]
 Adaptor = Literal["linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu"]
 
@@ -56,6 +56,9 @@ class RunConfig(BaseModel):
     epochs: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=2)] = 32
     perlin_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.2
+    rotations: bool = False  # an epoch takes every normal image at all four right angles
+    memory_size: Annotated[int, Field(ge=1)] | None = None  # features that method="memory" keeps
+    memory_choice: Literal["coreset", "random"] = "coreset"  # which ones: the farthest from each other, or any
     flips: Annotated[int, Field(ge=1, le=4)] = 4  # versions of every defective image in an epoch of a supervised run
     adaptor_lr: Positive = 1e-4
     head_lr: Positive = 2e-4
@@ -113,8 +116,20 @@ class RunConfig(BaseModel):
             "method='gap_cam' learns from image labels: supervision must be 'weak'",
         )
         yield (
-            self.method == "simplenet" and self.supervision != "unsupervised",
-            "method='simplenet' is unsupervised only",
+            self.method in ("simplenet", "memory") and self.supervision != "unsupervised",
+            f"method={self.method!r} is unsupervised only",
+        )
+        yield (
+            self.method == "memory" and (self.memory_size is None or self.epochs != 1 or self.adaptor != "linear"),
+            "method='memory' needs memory_size, is filled in one epoch (epochs=1) and has no adaptor to choose",
+        )
+        yield (
+            self.method != "memory" and (self.memory_size is not None or self.memory_choice != "coreset"),
+            "memory_size and memory_choice belong to method='memory'",
+        )
+        yield (
+            self.rotations and (self.image_size[0] != self.image_size[1] or self.supervision != "unsupervised"),
+            "rotations=True needs square images and supervision='unsupervised'",
         )
         yield (
             self.noise_region == "outside_defects" and self.supervision == "unsupervised",
@@ -143,7 +158,7 @@ class RunConfig(BaseModel):
     def model_arguments(self) -> dict[str, Any]:
         """What :func:`ssn_core.models.detectors.build_model` takes. Unsupervised, the classification loss does not
         reach the segmentation head."""
-        names = ("method", "backbone", "adaptor", "image_size", "cls_features")
+        names = ("method", "backbone", "adaptor", "image_size", "cls_features", "memory_size")
         return {name: getattr(self, name) for name in names} | {"stop_gradient": self.supervision == "unsupervised"}
 
     @property
@@ -176,6 +191,7 @@ _KSDD: dict[str, Any] = {
     "perlin_threshold": 0.6,
 }
 _WEAK: dict[str, Any] = {**_KSDD, "method": "gap_cam", "supervision": "weak", "cls_features": "adapted"}
+_MEMORY: dict[str, Any] = {**_A, "method": "memory", "memory_size": 4096, "epochs": 1}
 _V2: dict[str, Any] = {**_A, "noise": "learned_v2", "beta": 0.1}
 
 #: What each experiment of the course report changes against the baseline, and nothing else.
@@ -200,6 +216,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "supervised": {**_KSDD, "supervision": "full", "noise_region": "outside_defects"},
     "unsupervised": {**_KSDD, "perlin_threshold": 0.2},
     "simplenet": {"method": "simplenet"},
+    "memory": _MEMORY,
+    "memory_random": {**_MEMORY, "memory_choice": "random"},
+    "memory_rotated": {**_MEMORY, "rotations": True},
 }
 
 

@@ -43,6 +43,9 @@ METHOD_COLOURS: dict[str, str] = {
     "weak_gap_cam_as_published": "#7B5EA7",
     "supervised": "#999933",
     "simplenet": "#8B3A0E",
+    "memory": "#1B7837",
+    "memory_random": "#A6DBA0",
+    "memory_rotated": "#00441B",
 }
 _LINE = 112  # characters of legend text across a page
 NORMAL, DEFECTIVE = "#8A8A8A", "#C0392B"  # the two kinds of images in a histogram
@@ -67,6 +70,9 @@ _METHODS: dict[str, tuple[str, str]] = {
     "weak_gap_cam_as_published": ("GAP+CAM, as published", "GAP+CAM, come pubblicato"),
     "supervised": ("full supervision", "supervisione piena"),
     "simplenet": ("SimpleNet", "SimpleNet"),
+    "memory": ("memory, coreset", "memoria, coreset"),
+    "memory_random": ("memory, random", "memoria, casuale"),
+    "memory_rotated": ("memory, rotated images", "memoria, immagini ruotate"),
 }
 
 
