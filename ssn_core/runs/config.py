@@ -45,6 +45,7 @@ class RunConfig(BaseModel):
     cls_features: Literal["raw", "adapted"] = "raw"  # read by the classification head: JIMS 2025 raw, ICPR 2024 adapted
     noise: Literal["gaussian", "learned_v1", "learned_v2"] = "gaussian"
     noise_std: Positive = 0.015
+    noise_std_high: Positive | None = None  # with it each copy draws its own, log-uniformly from noise_std to this
     noise_unit: Literal["absolute", "feature_std", "adapted_std"] = "absolute"
     noise_region: Literal["anywhere", "outside_defects"] = "anywhere"  # may it fall on real defects? (erratum 6)
     beta: Positive | None = None  # bound of the learned noise, learned_v2 only
@@ -92,6 +93,10 @@ class RunConfig(BaseModel):
         yield (
             self.noise != "learned_v2" and self.beta is not None,
             f"beta={self.beta!r} belongs to noise='learned_v2', not to noise={self.noise!r}",
+        )
+        yield (
+            self.noise_std_high is not None and (learned or self.noise_std_high <= self.noise_std),
+            f"noise_std_high={self.noise_std_high!r} must exceed noise_std, and belongs to noise='gaussian'",
         )
         yield (
             self.noise_rule == "as_published" and (not learned or self.supervision != "unsupervised"),
@@ -183,6 +188,7 @@ def _lines(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
 
 _A: dict[str, Any] = {"backbone": "resnet18"}
 _B: dict[str, Any] = {**_A, "adaptor": "conv3x3_bn_relu"}
+_C: dict[str, Any] = {**_A, "noise_std": 0.25, "noise_unit": "feature_std"}
 _KSDD: dict[str, Any] = {
     "dataset": "ksdd2",
     "category": "ksdd2",
@@ -205,7 +211,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 7 % of the standard deviation is what 0.015 is to ResNet18's own features (erratum 3)
     "scenario_b_rescaled": {**_B, "noise_std": 0.07, "noise_unit": "adapted_std"},
     # a quarter of the features' standard deviation, where 0.015 is 7 % of it (erratum 3)
-    "scenario_c": {**_A, "noise_std": 0.25, "noise_unit": "feature_std"},
+    "scenario_c": _C,
+    "scenario_c_scales": {**_C, "noise_std": 0.1, "noise_std_high": 1.0},  # a different loudness for every image
     "learned_noise_v1": {**_A, "noise": "learned_v1"},
     "learned_noise_v1_as_published": {**_A, "noise": "learned_v1", "noise_rule": "as_published"},
     "learned_noise_v2": _V2,

@@ -176,6 +176,12 @@ class Trainer:
         self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         noise = torch.randn(len(masked.where), self.model.channels, generator=rng, device=rng.device)
+        if self.config.noise_std_high is not None:
+            draws = torch.rand(
+                len(masked.masks) + 1, generator=rng, device=rng.device
+            )  # the last for rows that stand nowhere
+            louder = (self.config.noise_std_high / self.config.noise_std) ** draws
+            noise *= louder[masked.where // masked.masks[0].numel(), None]
         if self.config.noise_unit != "adapted_std":
             return noise * self.sigma, None
         adapted = self.forward.adapted(*layers)

@@ -29,6 +29,7 @@ METHOD_COLOURS: dict[str, str] = {
     "scenario_a": "#0072B2",
     "unsupervised": "#0072B2",  # scenario A on another data set
     "scenario_c": "#6A3D9A",
+    "scenario_c_scales": "#CAB2D6",
     "scenario_b": "#D55E00",
     "scenario_b_conv3x3": "#A6761D",
     "scenario_b_bn": "#8C510A",
@@ -56,6 +57,7 @@ _METHODS: dict[str, tuple[str, str]] = {
     "scenario_a": ("scenario A", "scenario A"),
     "unsupervised": ("unsupervised (scenario A)", "non supervisionato (scenario A)"),
     "scenario_c": ("scenario C", "scenario C"),
+    "scenario_c_scales": ("C: 0.1 to 1 of the deviation", "C: da 0,1 a 1 della deviazione"),
     "scenario_b": ("scenario B", "scenario B"),
     "scenario_b_conv3x3": ("B: 3×3 convolution only", "B: solo convoluzione 3×3"),
     "scenario_b_bn": ("B: batch norm only", "B: solo batch norm"),
