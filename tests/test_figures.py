@@ -16,7 +16,7 @@ from ssn_core import InputError, NotRun, RunConfig, RunResult, load_run, metrics
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.files import write_csv, write_json
 from ssn_core.runs.config import PRESETS
-from ssn_core.runs.evaluation import SCORE_COLUMNS, Outputs, Truth, curve_arrays, score_rows, thresholds
+from ssn_core.runs.evaluation import SCORE_COLUMNS, Outputs, Truth, curve_arrays, measure, score_rows, thresholds
 from ssn_core.runs.result import FORMAT
 from ssn_core.runs.runner import HISTORY, VALIDATION
 from ssn_core.study import gating, panels, reference, style, tables
@@ -56,7 +56,7 @@ def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
         (rng.normal(size=masks.shape) + quality * masks - 1).astype(np.float32),
     )
     truth = Truth(labels, masks)
-    values = metrics.evaluate(outputs.scores, outputs.maps, labels, masks)
+    values = measure(outputs, truth)
     validation = {name: round(value * 0.9, 4) for name, value in zip(VALIDATION, values.values(), strict=True)}
     folder = store / config.run_id
     extra = {"evaluation_size": list(SIZE), "parameters": 1000} | thresholds(outputs, truth, outputs)

@@ -58,6 +58,7 @@ def test_nearest_is_the_least_distance() -> None:
 def test_greedy_coreset_by_hand() -> None:
     rows = torch.tensor([[0.0], [1.0], [4.5], [10.0], [10.1]])
     assert greedy_coreset(rows, 4, first=1).tolist() == [1, 4, 2, 0]
+    assert sorted(greedy_coreset(torch.ones(4, 2), 4, first=2).tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("choice", ["coreset", "random"])
@@ -87,6 +88,13 @@ def test_a_coreset_leaves_no_feature_far_from_it() -> None:
 def test_more_features_than_there_are_is_refused_before_anything_is_filled() -> None:
     with pytest.raises(InputError, match="memory_size=151: 5 training images of .* have 150 positions"):
         make_trainer(tiny_memory(memory_size=151))
+
+
+def test_half_precision_keeps_the_distances() -> None:
+    trainer, _ = filled("coreset")
+    twin, images = ssn.fold(trainer.model.eval()), torch.randn(1, 3, 64, 64, generator=rng())
+    wanted, found = twin(images)[0], twin.bfloat16()(images.bfloat16())[0]
+    assert found.dtype == torch.bfloat16 and relative(found.float(), wanted) < 0.05
 
 
 @pytest.mark.parametrize("batch", [1, 6])

@@ -28,7 +28,8 @@ SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's result. Scores are logits (``1 / (1 + exp(-score))`` is the probability); higher is more anomalous.
+    """One image's result. Scores are logits (``1 / (1 + exp(-score))`` is the probability), a memory's are distances;
+    higher is more anomalous.
 
     ``score``: the classification head's output; ``map_score``: the maximum of ``anomaly_map`` (H, W) float32 logits,
     at the model's image size.
