@@ -111,8 +111,7 @@ def texts(figure) -> str:
 def test_every_experiment_has_a_colour_and_a_name_in_both_languages() -> None:
     assert set(style.METHOD_COLOURS) == set(PRESETS)
     for name in PRESETS:
-        config = config_of(name) if PRESETS[name].get("dataset") is None else preset(name)
-        assert style.method_label(config, "en") and style.method_label(config, "it")
+        assert style.method_label(preset(name), "en") and style.method_label(preset(name), "it")
 
 
 def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
