@@ -15,6 +15,8 @@ from ssn_core.runs.config import PRESETS, RunConfig, preset
 from ssn_core.runs.result import FORMAT
 from ssn_core.study.cost import cost, lines
 
+TRAINED = [name for name in PRESETS if not name.startswith("memory")]
+
 
 def measured(store: Path, config: RunConfig, seconds: float, steps: int, device: str = "cpu") -> None:
     """A finished run, as far as its cost is concerned."""
@@ -36,7 +38,7 @@ def test_a_step_is_the_median_of_what_was_measured_scaled_to_the_protocol(tmp_pa
         measured(tmp_path, preset("scenario_a", batch_size=8, seed=seed), seconds, 100)
     measured(tmp_path, preset("supervised", backbone="resnet18", batch_size=16), 50.0, 100, device="cuda")
     table = cost(tmp_path, seeds=2).set_index(["device", "preset"])
-    assert len(table) == 2 * len(PRESETS)
+    assert len(table) == 2 * len(TRAINED)
     row = table.loc[("cpu, 1 thread(s)", "scenario_a")]
     assert row["measured"] == 3 and row["s/step"] == pytest.approx(3 * 32 / 8)
     epochs = sum(int(np.ceil(c.train / 32)) for (dataset, _), c in EXPECTED.items() if dataset == "mvtec")
@@ -54,10 +56,11 @@ def test_the_total_says_what_it_covers(tmp_path: Path, capsys: pytest.CaptureFix
     measured(tmp_path, preset("scenario_a"), 100.0, 100)
     assert main(["cost", "--store", str(tmp_path), "--seeds", "1"]) == 0
     *rows, total = capsys.readouterr().out.splitlines()
-    assert rows == lines(cost(tmp_path, 1))[:-1] and len(rows) == 1 + len(PRESETS)
+    assert rows == lines(cost(tmp_path, 1))[:-1] and len(rows) == 1 + len(TRAINED)
     hours = cost(tmp_path, 1).set_index("preset")["hours"].dropna()
-    assert set(hours.index) == {"scenario_a", "scenario_c", "noise_control"}  # the noise's strength is no operation
-    assert total.startswith(f"cpu, 1 thread(s): {hours.sum():,.0f} hours for 45 of ")
+    same = {"scenario_a", "scenario_c", "scenario_c_scales", "noise_control"}  # the noise's strength is no operation
+    assert set(hours.index) == same
+    assert total.startswith(f"cpu, 1 thread(s): {hours.sum():,.0f} hours for 60 of ")
     assert "not measured: baseline, scenario_b, " in total
     assert "nan" not in "".join(rows)
 

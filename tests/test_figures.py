@@ -15,7 +15,7 @@ from ssn_core import InputError, NotRun, RunConfig, RunResult, load_run, metrics
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.files import write_csv, write_json
 from ssn_core.runs.config import PRESETS
-from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
+from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, measure, score_rows, thresholds
 from ssn_core.runs.result import FORMAT, SCORES, pixel_threshold
 from ssn_core.runs.runner import HISTORY, VALIDATION
 from ssn_core.study import gating, labels, noise_view, panels, reference, style, tables
@@ -55,7 +55,7 @@ def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
         (rng.normal(size=masks.shape) + quality * masks - 1).astype(np.float32),
     )
     truth = Truth(labels, masks)
-    values = metrics.evaluate(outputs.scores, outputs.maps, labels, masks)
+    values = measure(outputs, truth)
     validation = {name: round(value * 0.9, 4) for name, value in zip(VALIDATION, values.values(), strict=True)}
     folder = store / config.run_id
     extra = {"evaluation_size": list(SIZE), "parameters": 1000} | thresholds(outputs, truth, outputs)
@@ -113,8 +113,7 @@ def texts(figure) -> str:
 def test_every_experiment_has_a_colour_and_a_name_in_both_languages() -> None:
     assert set(labels.METHOD_COLOURS) == set(PRESETS)
     for name in PRESETS:
-        config = config_of(name) if PRESETS[name].get("dataset") is None else preset(name)
-        assert labels.method_label(config, "en") and labels.method_label(config, "it")
+        assert labels.method_label(preset(name), "en") and labels.method_label(preset(name), "it")
 
 
 def test_methods_that_meet_in_a_figure_have_different_colours() -> None:

@@ -60,7 +60,7 @@ def test_every_preset_builds_its_model(name: str) -> None:
     config = preset(name)
     with torch.device("meta"):
         net = build_model(**config.model_arguments(), pretrained=False)
-    kinds = {"supersimplenet": SuperSimpleNet, "gap_cam": GapCamNet, "simplenet": SimpleNet}
+    kinds = {"supersimplenet": SuperSimpleNet, "gap_cam": GapCamNet, "simplenet": SimpleNet, "memory": ssn.MemoryNet}
     assert type(net) is kinds[config.method]
     assert (net.backbone, net.image_size) == (config.backbone, config.image_size)
     if isinstance(net, SuperSimpleNet):

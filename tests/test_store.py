@@ -105,10 +105,9 @@ def test_metrics_are_those_of_the_stored_scores(finished: RunResult) -> None:
     again = metrics.evaluate(scores.score.to_numpy(), np.zeros((7, 2, 2), np.float32), scores.label.to_numpy(), None)
     assert finished.metrics["I-AUROC"] == pytest.approx(again["I-AUROC"])
     assert finished.metrics["AP-det"] == pytest.approx(again["AP-det"])
-    again = metrics.evaluate(
-        scores.map_score.to_numpy(), np.zeros((7, 2, 2), np.float32), scores.label.to_numpy(), None
-    )
-    assert finished.metrics["seg-I-AUROC"] == pytest.approx(again["I-AUROC"])
+    for name, column in (("seg-I-AUROC", scores.map_score), ("top-I-AUROC", scores.top_score)):
+        again = metrics.evaluate(column.to_numpy(), np.zeros((7, 2, 2), np.float32), scores.label.to_numpy(), None)
+        assert finished.metrics[name] == pytest.approx(again["I-AUROC"])
     assert all(0 <= finished.metrics[name] <= 1 for name in metrics.METRICS)
     assert finished.metrics["evaluation_size"] == [64, 64]
     assert finished.metrics["parameters"] == sum(p.numel() for p in ssn.load_model(finished.path).parameters())
@@ -130,6 +129,8 @@ def test_saved_model_gives_the_stored_scores(finished: RunResult, tiny_sets: Pat
         prediction = model.predict(tiny_sets / "ring" / row.image)
         assert prediction.score == pytest.approx(row.score, abs=1e-4)
         assert prediction.map_score == pytest.approx(row.map_score, abs=1e-4)
+        top = np.sort(prediction.anomaly_map, axis=None)[-100:].mean()
+        assert row.top_score == pytest.approx(top, abs=1e-4)
     examples = finished.examples
     assert set(examples) == {"images", "maps"} and examples["maps"].dtype == np.float16
     for name, anomaly_map in zip(examples["images"], examples["maps"], strict=True):

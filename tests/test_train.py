@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.errors import InputError
+from ssn_core.fast.masked import Masked
 from ssn_core.models.detectors import GapCamNet, build_model
 from ssn_core.models.losses import focal, map_loss, truncated_l1
 from ssn_core.models.upscale import upscale
@@ -348,6 +349,20 @@ def test_noise_units() -> None:
     trainer.forward.adapted(*trainer.features.batch(torch.arange(4), trainer.device))
     row = one(trainer, torch.arange(4), rng())
     assert float(row["noise_rms"]) == pytest.approx(0.25 * float(adapted.std()), rel=0.05)
+
+
+def test_every_copy_draws_its_own_noise_scale_where_asked() -> None:
+    trainer = make_trainer(tiny_config(noise_unit="absolute", noise_std=0.1, noise_std_high=10.0))
+    index, masks = torch.arange(NORMAL), torch.ones(2 * NORMAL, *trainer.forward.size, dtype=torch.bool)
+    noise, _ = trainer._gaussian(trainer.features.batch(index, trainer.device), Masked.of(masks), rng())
+    scales = noise.view(len(masks), -1).std(1)
+    assert 0.09 < scales.min() < 0.5 < 2 < scales.max() < 10.1  # the whole range, each copy apart
+    assert scales.log().mean().abs() < 1  # uniform in the logarithm: as often below 1 as above
+    halves = noise.view(len(masks), 2, -1).std(2)
+    assert torch.allclose(*halves.unbind(1), rtol=0.1)  # one for the whole copy
+    bounded = Masked.of(masks, masks.numel() + 5)
+    padded, _ = trainer._gaussian(trainer.features.batch(index, trainer.device), bounded, rng())
+    assert padded.isfinite().all() and len(padded) == len(noise) + 5
 
 
 def test_learned_noise_is_bounded_in_the_features_unit() -> None:

@@ -17,8 +17,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssn_core.errors import InputError
 from ssn_core.fast.tiled_conv import Tile, TiledConv, Tiling, join
-from ssn_core.models.detectors import BLUR_SIGMA, Detector, GapCamNet, SimpleNet
-from ssn_core.models.upscale import border_bias, map_matrices
+from ssn_core.models.detectors import BLUR_SIGMA, Detector, GapCamNet, MapScored, MemoryNet
+from ssn_core.models.memory import nearest
+from ssn_core.models.upscale import border_bias, map_matrices, upscale
 
 _PART = 4  # images whose activations still suit a processor's caches and allocator, and share the cost of a call
 
@@ -48,16 +49,23 @@ class FoldedDetector(nn.Module):
         blank = torch.zeros(1, 3, *self.image_size, device=next(model.parameters()).device)
         layers = [layer.permute(0, 2, 3, 1) for layer in self.trunk(blank)]
         self.channels2 = layers[0].shape[-1]
+        self.adaptor = self.hidden = self.response = None
+        for name in ("border_weight", "memory"):
+            self.register_buffer(name, None)
+        if isinstance(model, MemoryNet):
+            self._put(memory=model.memory)
+        else:
+            self._fold_heads(model)
+        self.sizes = self._fitted(*layers, self.image_size)
+
+    def _fold_heads(self, model: Detector) -> None:
         linear, *adaptor = _fold_adaptor(model.adaptor)
         self.adaptor = None if linear else TiledConv(*adaptor, self.channels2)
         self.adaptor_relu = isinstance(model.adaptor[-1], nn.ReLU)
-        self.hidden = self.response = None
-        self.register_buffer("border_weight", None)
         if not isinstance(model, GapCamNet):
             self._fold_segmentation(model, *adaptor)
-        if not isinstance(model, SimpleNet):
+        if not isinstance(model, MapScored):
             self._fold_response(model, *adaptor)
-        self.sizes = self._fitted(*layers, self.image_size)
 
     def _fold_segmentation(self, model: Detector, adaptor: Tensor, adaptor_bias: Tensor) -> None:
         weight, bias = _fold_bn(model.segmentation.conv, model.segmentation.bn)
@@ -119,6 +127,9 @@ class FoldedDetector(nn.Module):
 
     def _heads(self, layer2: Tensor, layer3: Tensor) -> tuple[Tensor, Tensor]:
         """(n, C2, h2, w2), (n, C3, h3, w3) in channels-last memory."""
+        if self.memory is not None:
+            rows = upscale(layer2, layer3, self.upscaling).permute(0, 2, 3, 1)
+            return self._map_scored(nearest(rows.flatten(0, 2), self.memory).view(rows.shape[:3]))
         adapted = None
         if self.adaptor is not None:
             adapted = join(self._tiles(self.adaptor, (layer2, layer3), None))
@@ -128,14 +139,18 @@ class FoldedDetector(nn.Module):
             cam = join([(y, x, tile @ self.score_weight) for y, x, tile in tiles])
             return self.sizes.resize(cam), _mean(tiles, cam) @ self.score_weight + self.score_bias
         low_map = self._segmentation((layer2, layer3), adapted)
-        anomaly_map = self.sizes.resize(low_map)
         if self.response is None:
-            return anomaly_map, anomaly_map.amax((1, 2))
+            return self._map_scored(low_map)
+        anomaly_map = self.sizes.resize(low_map)
         from_map = F.conv2d(low_map[:, None], self.map_taps, padding=2).permute(0, 2, 3, 1)
         tiles = list(self._response((layer2, layer3), adapted, from_map))
         top = torch.stack([tile.amax((1, 2)) for *_, tile in tiles]).amax(0)
         pooled = [top, _mean(tiles, low_map), low_map.amax((1, 2))[:, None], low_map.mean((1, 2))[:, None]]
         return anomaly_map, torch.cat(pooled, dim=1) @ self.score_weight + self.score_bias
+
+    def _map_scored(self, low_map: Tensor) -> tuple[Tensor, Tensor]:
+        anomaly_map = self.sizes.resize(low_map)
+        return anomaly_map, anomaly_map.amax((1, 2))
 
     def _segmentation(self, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Tensor:
         """Map logits (n, H, W); of the hidden channels only one tile exists at a time."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ssn_core.data import images as image_io
 from ssn_core.errors import InputError
+from ssn_core.models.memory import nearest
 from ssn_core.models.names import BACKBONES
 from ssn_core.models.trunk import make_trunk, to_tensor
 from ssn_core.models.upscale import map_matrices, upscale
@@ -28,7 +29,8 @@ SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's result. Scores are logits (``1 / (1 + exp(-score))`` is the probability); higher is more anomalous.
+    """One image's result. Scores are logits (``1 / (1 + exp(-score))`` is the probability), a memory's are distances;
+    higher is more anomalous.
 
     ``score``: the classification head's output; ``map_score``: the maximum of ``anomaly_map`` (H, W) float32 logits,
     at the model's image size.
@@ -209,11 +211,18 @@ class GapCamNet(Detector):
         return self.cam(adapted)
 
 
-class SimpleNet(Detector):
-    """SimpleNet (Liu et al., CVPR 2023) on the same trunk: linear adaptor, two-layer discriminator, score = maximum
-    of the map; features at layer2's size."""
+class MapScored(Detector):
+    """Without a head of its own for the image score, which is the maximum of the map; features at layer2's size."""
 
     upscaling = 1
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        anomaly_map, _ = super().forward(images)
+        return anomaly_map, anomaly_map.amax((1, 2))
+
+
+class SimpleNet(MapScored):
+    """SimpleNet (Liu et al., CVPR 2023) on the same trunk: linear adaptor, two-layer discriminator."""
 
     def __init__(
         self,
@@ -230,9 +239,26 @@ class SimpleNet(Detector):
         low_map = self.segmentation(adapted)
         return low_map, low_map.amax((1, 2, 3))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        anomaly_map, _ = super().forward(images)
-        return anomaly_map, anomaly_map.amax((1, 2))
+
+class MemoryNet(MapScored):
+    """A memory of ``memory_size`` features of normal images (after PatchCore, Roth et al., CVPR 2022): the map is
+    each feature's distance to the nearest of them. Nothing in it is trained; :func:`ssn_core.run` fills it."""
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        memory_size: int = 4096,
+        image_size: tuple[int, int] = (256, 256),
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(backbone, "linear", image_size, pretrained)
+        self.adaptor = nn.Identity()
+        self.memory = nn.Parameter(torch.zeros(memory_size, self.channels), requires_grad=False)
+
+    def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
+        rows = adapted.permute(0, 2, 3, 1)
+        low_map = nearest(rows.flatten(0, 2), self.memory).view(rows.shape[:3])
+        return low_map[:, None], low_map.amax((1, 2))
 
 
 def resize_map(low_map: Tensor, size: tuple[int, int]) -> Tensor:
@@ -255,9 +281,12 @@ def build_model(
     image_size: tuple[int, int],
     cls_features: str = "raw",
     stop_gradient: bool = True,
+    memory_size: int | None = None,
     pretrained: bool = True,
 ) -> Detector:
     """The untrained model of a method; ``cls_features`` and ``stop_gradient`` are SuperSimpleNet's alone."""
+    if method == "memory":
+        return MemoryNet(backbone, memory_size, image_size, pretrained)
     common = {"backbone": backbone, "adaptor": adaptor, "image_size": image_size, "pretrained": pretrained}
     if method == "gap_cam":
         return GapCamNet(**common)

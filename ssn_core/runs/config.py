@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ssn_core.errors import InputError
 from ssn_core.models.names import BACKBONES, FIXED_NOISES
 
-Method = Literal["supersimplenet", "gap_cam", "simplenet"]
+Method = Literal["supersimplenet", "gap_cam", "simplenet", "memory"]
 Backbone = Literal[tuple(BACKBONES)]
 Noise = Literal[(*FIXED_NOISES, "learned_v1", "learned_v2")]
 Adaptor = Literal["linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu"]
@@ -47,6 +47,7 @@ class RunConfig(BaseModel):
     cls_features: Literal["raw", "adapted"] = "raw"  # read by the classification head: JIMS 2025 raw, ICPR 2024 adapted
     noise: Noise = "gaussian"
     noise_std: Positive = 0.015
+    noise_std_high: Positive | None = None  # with it each copy draws its own, log-uniformly from noise_std to this
     noise_unit: Literal["absolute", "feature_std", "adapted_std"] = "absolute"
     noise_region: Literal["anywhere", "outside_defects"] = "anywhere"  # may it fall on real defects? (erratum 6)
     beta: Positive | None = None  # bound of the learned noise, learned_v2 only
@@ -58,6 +59,9 @@ class RunConfig(BaseModel):
     epochs: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=2)] = 32
     perlin_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.2
+    rotations: bool = False  # an epoch takes every normal image at all four right angles
+    memory_size: Annotated[int, Field(ge=1)] | None = None  # features that method="memory" keeps
+    memory_choice: Literal["coreset", "random"] = "coreset"  # which ones: the farthest from each other, or any
     flips: Annotated[int, Field(ge=1, le=4)] = 4  # versions of every defective image in an epoch of a supervised run
     adaptor_lr: Positive = 1e-4
     head_lr: Positive = 2e-4
@@ -93,6 +97,10 @@ class RunConfig(BaseModel):
             f"beta={self.beta!r} belongs to noise='learned_v2', not to noise={self.noise!r}",
         )
         yield (
+            self.noise_std_high is not None and (learned or self.noise_std_high <= self.noise_std),
+            f"noise_std_high={self.noise_std_high!r} must exceed noise_std, and belongs to noise='gaussian'",
+        )
+        yield (
             self.noise_rule == "as_published" and (not learned or self.supervision != "unsupervised"),
             "noise_rule='as_published' is the published unsupervised update of noise='learned_v1' or 'learned_v2'",
         )
@@ -115,8 +123,20 @@ class RunConfig(BaseModel):
             "method='gap_cam' learns from image labels: supervision must be 'weak'",
         )
         yield (
-            self.method == "simplenet" and self.supervision != "unsupervised",
-            "method='simplenet' is unsupervised only",
+            self.method in ("simplenet", "memory") and self.supervision != "unsupervised",
+            f"method={self.method!r} is unsupervised only",
+        )
+        yield (
+            self.method == "memory" and (self.memory_size is None or self.epochs != 1 or self.adaptor != "linear"),
+            "method='memory' needs memory_size, is filled in one epoch (epochs=1) and has no adaptor to choose",
+        )
+        yield (
+            self.method != "memory" and (self.memory_size is not None or self.memory_choice != "coreset"),
+            "memory_size and memory_choice belong to method='memory'",
+        )
+        yield (
+            self.rotations and (self.image_size[0] != self.image_size[1] or self.supervision != "unsupervised"),
+            "rotations=True needs square images and supervision='unsupervised'",
         )
         yield (
             self.noise_region == "outside_defects" and self.supervision == "unsupervised",
@@ -145,7 +165,7 @@ class RunConfig(BaseModel):
     def model_arguments(self) -> dict[str, Any]:
         """What :func:`ssn_core.models.detectors.build_model` takes. Unsupervised, the classification loss does not
         reach the segmentation head."""
-        names = ("method", "backbone", "adaptor", "image_size", "cls_features")
+        names = ("method", "backbone", "adaptor", "image_size", "cls_features", "memory_size")
         return {name: getattr(self, name) for name in names} | {"stop_gradient": self.supervision == "unsupervised"}
 
     @property
@@ -170,6 +190,7 @@ def _lines(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
 
 _A: dict[str, Any] = {"backbone": "resnet18"}
 _B: dict[str, Any] = {**_A, "adaptor": "conv3x3_bn_relu"}
+_C: dict[str, Any] = {**_A, "noise_std": 0.25, "noise_unit": "feature_std"}
 _KSDD: dict[str, Any] = {
     "dataset": "ksdd2",
     "category": "ksdd2",
@@ -178,6 +199,7 @@ _KSDD: dict[str, Any] = {
     "perlin_threshold": 0.6,
 }
 _WEAK: dict[str, Any] = {**_KSDD, "method": "gap_cam", "supervision": "weak", "cls_features": "adapted"}
+_MEMORY: dict[str, Any] = {**_A, "method": "memory", "memory_size": 4096, "epochs": 1}
 _V2: dict[str, Any] = {**_A, "noise": "learned_v2", "beta": 0.1}
 
 #: What each experiment of the course report changes against the baseline, and nothing else.
@@ -191,7 +213,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 7 % of the standard deviation is what 0.015 is to ResNet18's own features (erratum 3)
     "scenario_b_rescaled": {**_B, "noise_std": 0.07, "noise_unit": "adapted_std"},
     # a quarter of the features' standard deviation, where 0.015 is 7 % of it (erratum 3)
-    "scenario_c": {**_A, "noise_std": 0.25, "noise_unit": "feature_std"},
+    "scenario_c": _C,
+    "scenario_c_scales": {**_C, "noise_std": 0.1, "noise_std_high": 1.0},  # a different loudness for every image
     "learned_noise_v1": {**_A, "noise": "learned_v1"},
     "learned_noise_v1_as_published": {**_A, "noise": "learned_v1", "noise_rule": "as_published"},
     "learned_noise_v2": _V2,
@@ -202,6 +225,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "supervised": {**_KSDD, "supervision": "full", "noise_region": "outside_defects"},
     "unsupervised": {**_KSDD, "perlin_threshold": 0.2},
     "simplenet": {"method": "simplenet"},
+    "memory": _MEMORY,
+    "memory_random": {**_MEMORY, "memory_choice": "random"},
+    "memory_rotated": {**_MEMORY, "rotations": True},
 }
 
 

@@ -15,8 +15,12 @@ from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_mask
 from ssn_core.fast.inference import FoldedDetector
 from ssn_core.runs.features import Features, batch_size, single_precision
+from ssn_core.runs.result import SCORES
 
 NORMAL_QUANTILE = 0.99
+TOP = 100  # highest values of a map whose mean is its top score, fixed beforehand (as in DeSTSeg, CVPR 2023)
+#: what an evaluation measures: the seven metrics, and the image metrics of the top score
+MEASURED = (*metrics.METRICS, "top-I-AUROC", "top-AP-det")
 _EXAMPLES_PER_KIND = 1
 _CURVE_POINTS = 1000
 
@@ -36,6 +40,12 @@ class Outputs:
     def map_scores(self) -> np.ndarray:
         """Maximum of every map (n,)."""
         return self.maps.max((1, 2)) if len(self.maps) else np.zeros(0, np.float32)
+
+    @property
+    def top_scores(self) -> np.ndarray:
+        """Mean of the :data:`TOP` highest values of every map (n,); of all values of a smaller one."""
+        flat = self.maps.reshape(len(self.maps), -1)
+        return np.array([np.partition(values, -min(TOP, len(values)))[-TOP:].mean() for values in flat], np.float32)
 
     def ranked_maps(self) -> np.ndarray:
         """The maps as the pixel metrics rank them. In float32 the sigmoid of every logit above 17 is 1: they tie."""
@@ -78,8 +88,10 @@ class Truth:
 
 
 def measure(outputs: Outputs, truth: Truth) -> dict[str, Any]:
-    """The seven metrics of the report; see :func:`ssn_core.metrics.evaluate`."""
+    """The values of :data:`MEASURED`; see :func:`ssn_core.metrics.evaluate`."""
     values = metrics.evaluate(outputs.scores, outputs.maps, truth.labels, truth.masks)
+    top = metrics.evaluate(outputs.top_scores, outputs.maps[:, :1, :1], truth.labels, None)
+    values |= {f"top-{name}": top[name] for name in metrics.METRICS[:2]}
     if outputs.pixel_values != "logits":
         values |= pixel_metrics(dataclasses.replace(outputs, maps=outputs.ranked_maps()), truth)
     return values
@@ -109,14 +121,15 @@ def thresholds(outputs: Outputs, truth: Truth, normal: Outputs) -> dict[str, Any
 
 
 def score_rows(samples: tuple[Sample, ...], outputs: Outputs, threshold: float) -> list[dict[str, Any]]:
-    """One row per test image with both heads' scores (logits), with the nine digits that give a float32 back, and how
-    many pixels of its map lie above ``threshold``, and above half of the map's own range."""
+    """One row per test image with its three scores, with the nine digits that give a float32 back, and how many pixels
+    of its map lie above ``threshold``, and above half of the map's own range."""
     rows = []
-    for s, score, values in zip(samples, outputs.scores, outputs.maps, strict=True):
-        row = {"image": s.name, "defect": s.defect, "label": s.label}
-        row |= {"score": f"{score:.9g}", "map_score": f"{values.max():.9g}", "marked": int((values > threshold).sum())}
+    scores = zip(outputs.scores, outputs.map_scores, outputs.top_scores, strict=True)
+    for s, own, values in zip(samples, scores, outputs.maps, strict=True):
         half = (values.min() + values.max()) / 2
-        rows.append(row | {"marked_scaled": int((values > half).sum())})
+        marked = (int((values > threshold).sum()), int((values > half).sum()))
+        cells = (s.name, s.defect, s.label, *(f"{value:.9g}" for value in own), *marked)
+        rows.append(dict(zip(SCORES, cells, strict=True)))
     return rows
 
 

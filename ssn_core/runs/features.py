@@ -19,6 +19,7 @@ from ssn_core.models.trunk import to_tensor
 
 #: as is, flipped vertically, flipped horizontally, rotated by 180 degrees: dimensions of (..., H, W) to flip
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
+ROTATIONS = (0, 4, 3, 5)  # the versions of an image that are turned by 0, 90, 180 and 270 degrees, see version_of
 _BLOCK = 8  # images whose float64 copy suits a processor's memory
 #: part of a GPU's free memory that one cache may take there; the rest is for its sisters and for training
 DEVICE_SHARE = 0.4
@@ -118,6 +119,11 @@ def cache_limit() -> int:
     return int(limit * 1e9)
 
 
+def version_of(images: Tensor, version: int) -> Tensor:
+    """Images (..., H, W) flipped by :data:`FLIPS`, or, as versions 4 and 5, turned by 90 and 270 degrees."""
+    return images.flip(FLIPS[version]) if version < len(FLIPS) else images.rot90(2 * version - 7, (-2, -1))
+
+
 @single_precision
 @torch.inference_mode()
 def extract(
@@ -127,7 +133,7 @@ def extract(
     device: torch.device,
     log: Callable[[str], None],
 ) -> Features:
-    """Features of every (sample, flip) entry, ``flip`` being an index into :data:`FLIPS`.
+    """Features of every (sample, version) entry, see :func:`version_of`.
 
     float32 in memory below the bound, float16 in memory below twice the bound, a memory-mapped float16 file in the
     temporary folder beyond; the choice is logged. On a GPU they move there where they fit, see :meth:`Features.near`.
@@ -136,7 +142,7 @@ def extract(
     step = batch_size(device)
     for start in range(0, len(entries), step):
         part = entries[start : start + step]
-        images = [to_tensor(read_image(sample.image), image_size).flip(FLIPS[flip]) for sample, flip in part]
+        images = [version_of(to_tensor(read_image(sample.image), image_size), version) for sample, version in part]
         layers = trunk(torch.stack(images).to(device, memory_format=torch.channels_last))
         if not store:
             store = _allocate(len(entries), [layer.shape[1:] for layer in layers], log)

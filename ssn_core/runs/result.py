@@ -17,7 +17,7 @@ from ssn_core.runs.config import RunConfig
 
 FORMAT = 2
 CHECKPOINT, MODEL, NOISE = "checkpoint.pt", "model.safetensors", "noise.npz"
-SCORES = ["image", "defect", "label", "score", "map_score", "marked", "marked_scaled"]
+SCORES = ["image", "defect", "label", "score", "map_score", "top_score", "marked", "marked_scaled"]
 Log = Callable[[str], None]
 
 

@@ -20,19 +20,19 @@ from ssn_core.data.datasets import Dataset
 from ssn_core.errors import InputError, Stopped
 from ssn_core.fast.inference import fold
 from ssn_core.files import write_atomic, write_csv, write_json
-from ssn_core.metrics import METRICS
 from ssn_core.models.detectors import build_model
 from ssn_core.runs import evaluation as evaluate
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
 from ssn_core.runs.held_out import Validation
+from ssn_core.runs.memory_trainer import MemoryTrainer
 from ssn_core.runs.noise_field import noise_field
 from ssn_core.runs.result import CHECKPOINT, FORMAT, MODEL, NOISE, SCORES, Log, pixel_threshold, read_run_file
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
 from ssn_core.runs.training_set import TrainingSet, real_defects
 
-HISTORY = ["epoch", "step", "loss", "loss_map", "loss_image", "noise_rms", "loss_generator", *METRICS]
-VALIDATION = [f"validation {name}" for name in METRICS]
+HISTORY = ["epoch", "step", "loss", "loss_map", "loss_image", "noise_rms", "loss_generator", *evaluate.MEASURED]
+VALIDATION = [f"validation {name}" for name in evaluate.MEASURED]
 
 
 class Runner:
@@ -64,7 +64,8 @@ class Runner:
             if config.needs_training_masks:
                 size = tuple(self.model.upscaling * side for side in train.sizes[0])
                 defects = real_defects(training, config.image_size, size)
-            self.trainer = Trainer(config, self.model, train, training, defects, device)
+            trainer = MemoryTrainer if config.method == "memory" else Trainer
+            self.trainer = trainer(config, self.model, train, training, defects, device)
         self.test = self._extract([(s, 0) for s in dataset.test], "test")
         self.truth = evaluate.Truth.of(dataset.test, config.image_size)
         self.validation = Validation.of(training.held_out, config, self.model.trunk, device)
@@ -122,7 +123,8 @@ class Runner:
         if every and row["epoch"] % every == 0 and row["epoch"] < self.config.epochs:
             row |= self._evaluate()[0]
         self.history.append(row)
-        self.log(f"epoch {row['epoch']}/{self.config.epochs} loss {row['loss']:.4f}")
+        loss = f" loss {row['loss']:.4f}" if "loss" in row else ""
+        self.log(f"epoch {row['epoch']}/{self.config.epochs}{loss}")
 
     def _on_divergence(self, error: NonFiniteLoss) -> None:
         """The trainer is back at the end of the last good epoch, and the history is whole."""

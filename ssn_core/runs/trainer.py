@@ -179,6 +179,10 @@ class Trainer:
         sampler, arguments = FIXED_NOISES[self.config.noise]
         noise = torch.empty(len(masked.where), self.model.channels, device=rng.device)
         getattr(noise, sampler)(*arguments, generator=rng)
+        if self.config.noise_std_high is not None:
+            draws = torch.rand(len(masked.masks) + 1, generator=rng, device=rng.device)  # the last for rows nowhere
+            louder = (self.config.noise_std_high / self.config.noise_std) ** draws
+            noise *= louder[masked.where // masked.masks[0].numel(), None]
         if self.config.noise_unit != "adapted_std":
             return noise * self.sigma, None
         adapted = self.forward.adapted(*layers)

@@ -14,7 +14,7 @@ from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.data.images import read_mask, resize_nearest
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.features import FLIPS
+from ssn_core.runs.features import FLIPS, ROTATIONS
 
 DILATION = 7  # pixels, square: annotations are drawn tight and the features are coarse
 REGION_WEIGHT, REGION_POWER = 3.0, 2
@@ -22,7 +22,7 @@ REGION_WEIGHT, REGION_POWER = 3.0, 2
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Entries (sample, flip), normal ones first, and how many of the normal images are held out for selection."""
+    """Entries (sample, version), ``normal`` normal ones first, and the normal images held out for selection."""
 
     entries: list[tuple[Sample, int]]
     normal: int
@@ -65,8 +65,9 @@ class TrainingSet:
                 f"flips={config.flips}: {len(defective)} defective images in {config.flips} versions need as many "
                 f"normal images, and {where} has {len(kept)} to train on; {way_out}"
             )
-        entries = [(s, 0) for s in kept] + [(s, flip) for s in defective for flip in range(config.flips)]
-        return cls(entries, len(kept), held_out)
+        normal = [(s, version) for s in kept for version in (ROTATIONS if config.rotations else (0,))]
+        entries = normal + [(s, flip) for s in defective for flip in range(config.flips)]
+        return cls(entries, len(normal), held_out)
 
     def epoch_order(self, seen: Tensor, generator: torch.Generator) -> Tensor:
         """Indices of one epoch in random order; ``seen`` (normal,) counts uses and is updated.

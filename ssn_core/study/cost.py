@@ -15,7 +15,8 @@ from ssn_core.runs.result import load_run
 
 
 def cost(store: str | Path, seeds: int = 5) -> pd.DataFrame:
-    """A row per device and preset: ``s/step``, how many ``runs`` and ``steps`` it takes, and ``hours`` (NaN: unknown).
+    """A row per device and preset that trains: ``s/step``, how many ``runs`` and ``steps`` it takes, and ``hours``
+    (NaN: unknown).
 
     The seconds of a step are the median over the ``measured`` runs of the same method on that device, evaluations
     included, and proportional to images and pixels. Raises :class:`InputError` for a store without runs.
@@ -25,8 +26,7 @@ def cost(store: str | Path, seeds: int = 5) -> pd.DataFrame:
         raise InputError(f"{store} holds no finished run to measure a step from; `python -m ssn_core run` makes one")
     rows = []
     for device in dict.fromkeys(device for device, _ in speeds):
-        for name in PRESETS:
-            config = preset(name)
+        for name, config in _trained().items():
             images = _images(config)
             measured = speeds.get((device, _kind(config)), [])
             seconds = statistics.median(measured) * _load(config) if measured else math.nan
@@ -46,6 +46,11 @@ def lines(table: pd.DataFrame) -> list[str]:
         missing = ", ".join(part.loc[part["hours"].isna(), "preset"])
         text.append(f"{device}: {known['hours'].sum():,.0f} hours for {covered}; not measured: {missing or 'none'}")
     return text
+
+
+def _trained() -> dict[str, RunConfig]:
+    """The presets that take steps; filling a memory is none."""
+    return {name: config for name in PRESETS if (config := preset(name)).method != "memory"}
 
 
 def _speeds(store: Path) -> dict[tuple[str, tuple[str, ...]], list[float]]:

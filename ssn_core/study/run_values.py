@@ -21,6 +21,7 @@ def run_values(result: RunResult) -> dict[str, float]:
     """The numbers of a run by name; what is not defined is left out."""
     metrics, history = result.metrics, result.history
     values: dict[str, Any] = {name: metrics[name] for name in METRICS}
+    values |= {name: value for name, value in metrics.items() if name.startswith("top-")}
     values |= {"parameters": metrics["parameters"], "diverged": float(result.info["status"] == "diverged")}
     values |= {"loss-first": history["loss"].iloc[0], "loss-last": history["loss"].iloc[-1]}
     values |= {"loss-least": history["loss"].min(), "loss-largest": history["loss"].max()}

@@ -1,0 +1,35 @@
+"""What a memory of features needs: distances to the nearest of them, and which ones are worth keeping."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_PART = 1024  # features of the memory compared at a time, which bounds the products
+
+
+def nearest(rows: Tensor, memory: Tensor) -> Tensor:
+    """Euclidean distance of each row (N, C) to the nearest one of the memory (M, C): (N,), computed in float32.
+
+    Squared distances come from products, ``|x - m|^2 = |x|^2 + (|m|^2 - 2 x m)``, a part of the memory at a time.
+    """
+    dtype, rows, memory = rows.dtype, rows.float(), memory.float()
+    least = [torch.addmm(m.square().sum(1), rows, m.T, alpha=-2).amin(1) for m in memory.split(_PART)]
+    return (torch.stack(least).amin(0) + rows.square().sum(1)).clamp(min=0).sqrt().to(dtype)
+
+
+def greedy_coreset(rows: Tensor, count: int, first: int) -> Tensor:
+    """``count`` different indices of rows (N, D), beginning with ``first``: each lies farthest from all before it.
+
+    The greedy k-centre choice of PatchCore (Roth et al., CVPR 2022, section 3.2). Rare features stay in it, which a
+    random choice would lose.
+    """
+    squares, index = rows.square().sum(1), torch.tensor([first], device=rows.device)
+    distance, chosen = torch.full_like(squares, float("inf")), []
+    for _ in range(count):
+        chosen.append(index)
+        distance = torch.minimum(distance, torch.addmv(squares + squares[index], rows, rows[index][0], alpha=-2))
+        index = distance.index_fill_(0, index, -float("inf")).argmax(
+            keepdim=True
+        )  # equal rows are still different ones
+    return torch.cat(chosen)
