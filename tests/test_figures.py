@@ -309,7 +309,7 @@ def test_what_was_not_run_says_so_and_how(tmp_path: Path) -> None:
     frame = tables.comparison([not_run(config)], ["I-AUROC"])
     row = frame.iloc[0]
     assert (row["ours_mean"], row["status"], row["n"]) == ("not run", "not run", "0")
-    assert row["command"] == "python -m ssn_core run baseline category=carpet epochs=7"
+    assert row["command"] == "python -m ssn_core run baseline category=carpet epochs=7 --store data/results"
     written = tables.write(frame, tmp_path, "table")
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == ",".join(written.columns)
 

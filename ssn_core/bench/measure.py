@@ -213,14 +213,14 @@ def _conditions(form: Form, point: Point, turns: int) -> str:
     return ", ".join([*parts, f"torch {torch.__version__.split('+')[0]}"])
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m ssn_core.bench", description=__doc__)
     parser.add_argument("--profile", default="cpu", help="what to measure, and where the table goes")
     parser.add_argument("--only", default="", metavar="TEXT", help="groups whose name holds this text")
     parser.add_argument("--peers", type=Path, metavar="PYTHON", help="python of an environment that has anomalib")
     parser.add_argument("--device")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         profile = load_profile(options.profile)
         measure(profile, options.device, again=True, only=options.only, peers=options.peers)
