@@ -86,9 +86,7 @@ def train(
 @app.command()
 def evaluate(
     run: Run,
-    folder: Annotated[
-        Path | None, typer.Argument(help="labelled images, as for train; else what the run measured")
-    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="labelled images; else what the run measured")] = None,
     out: Annotated[Path | None, typer.Option(help="the JSON file [default: RUN/evaluation-FOLDER.json]")] = None,
     device: Device = None,
 ) -> None:

@@ -20,8 +20,8 @@ from ssn_core.runs.store import load_model, usable_device
 
 
 def evaluate(run: RunResult, folder: Path, device: str | None = None) -> dict[str, Any]:
-    """The seven metrics on a labelled folder (its test split where it has one), "n/a" with the reason where they are not
-    defined, and what the run's threshold finds and wrongly finds there."""
+    """The seven metrics on a labelled folder (its test split where it has one), "n/a" with the reason where they are
+    not defined, and what the run's threshold finds and wrongly finds there."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     dataset = open_dataset(OWN, folder.resolve().name, folder)

@@ -1,4 +1,4 @@
-"""Many images through a finished run's folded model: read ahead by threads, in batches, one bad file at a time left out."""
+"""Many images through a finished run's folded model, in batches that threads read ahead; bad files are left out."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _RED, _OPACITY = np.array([230, 0, 40], np.float32), 0.7
 
 @dataclass(frozen=True)
 class Inspected:
-    """One image's result, logits at the model's size (h, w), where also ``pixels`` (h, w, 3) uint8 are; ``shape`` is the
-    file's own (H, W)."""
+    """One image's result, logits at the model's size (h, w), at which ``pixels`` (h, w, 3) uint8 are too; ``shape`` is
+    the file's own (H, W)."""
 
     shape: tuple[int, int]
     pixels: np.ndarray
@@ -117,7 +117,10 @@ def predict(run: RunResult, arguments: Sequence[str], out: Path | None, device: 
     ``out`` gets scores.csv and, below heatmaps/ and masks/, two PNGs of each image: red where the map nears and passes
     the threshold, on one scale for all, and the pixels above it at the image's own size. Without it the CSV is printed.
     """
-    paths, threshold = expand(arguments), Threshold.of(run).value
+    threshold = Threshold.of(run).value
+    paths = [path for path in expand(arguments) if out is None or out.resolve() not in path.resolve().parents]
+    if not paths:
+        raise InputError(f"all images lie in {out}, where results go; choose another folder for one of them")
     on = usable_device(device)
     model = fold(load_model(run.path).to(on))
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
@@ -125,7 +128,8 @@ def predict(run: RunResult, arguments: Sequence[str], out: Path | None, device: 
 
     def draw(path: Path, result: Inspected) -> None:
         if out is not None:
-            name = os.path.relpath(path, top) + ".png"
+            name = os.path.relpath(path, top)
+            name += "" if name.endswith(".png") else ".png"  # a.jpg and a.png stay two
             _draw(result, threshold, out / "heatmaps" / name, out / "masks" / name)
 
     def rows() -> Iterator[dict[str, str]]:

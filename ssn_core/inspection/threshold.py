@@ -14,6 +14,7 @@ from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
 
 QUANTILE, CONFIDENCE = 0.99, 0.95
+_MARGIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Rate:
 class Threshold:
     """An image is defective, and a pixel marked, where the map's logit is above ``value``.
 
-    ``value`` is the score of one of the held-out good images, the smallest that no more than 1 % of them exceed. The
-    share of future good images above such an order statistic follows a beta distribution, whose quantiles the
-    Clopper-Pearson interval of ``false_alarms`` contains: it holds although the threshold was chosen on the same images.
+    ``value`` lies just above the score of one of the held-out good images, the smallest that no more than 1 % of them
+    exceed: by what another batch or device may change in that very image's score. The
+    share of future good images above such an order statistic follows a beta distribution, whose quantiles lie in the
+    Clopper-Pearson interval of ``false_alarms``: it holds although the threshold was chosen on the same images.
     """
 
     value: float
@@ -53,7 +55,7 @@ class Threshold:
         good = run.scores.map_score[run.scores.label == 0].to_numpy()
         if not len(good):
             raise InputError(f"{run.path / 'scores.csv'} holds no good image, so there is no threshold; run it again")
-        value = float(np.quantile(good, QUANTILE, method="higher"))
+        value = float(np.quantile(good, QUANTILE, method="higher")) + _MARGIN
         return cls(value, Rate(int((good > value).sum()), len(good)))
 
     def __str__(self) -> str:

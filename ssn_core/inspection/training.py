@@ -76,8 +76,8 @@ def _epochs(config: RunConfig, dataset: Dataset, minutes: float, store: Path, de
     measured = epochs_within(minutes, config, dataset, usable_device(device))
     write_json(kept, measured)
     log(
-        f"{minutes:g} minutes: {measured['seconds_per_step']:.3g} s a step, {measured['steps_per_epoch']} steps an epoch "
-        f"measured here, so {measured['epochs']} epochs"
+        f"{minutes:g} minutes: measured {measured['seconds_per_step']:.3g} s a step, "
+        f"{measured['steps_per_epoch']} steps an epoch, so {measured['epochs']} epochs (at most {MOST_EPOCHS})"
     )
     return measured["epochs"]
 
@@ -89,7 +89,7 @@ def epochs_within(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Measure the first steps; ``epochs`` (1 to 300) are those that fit beside features and evaluation of all images."""
+    """Measure the first steps; ``epochs``, 1 to 300, are those that fit beside features and evaluation of all."""
     training = TrainingSet.of(config, dataset)
     entries = training.entries[: _PROBED_STEPS * config.batch_size]
     with torch.random.fork_rng(devices=[]):

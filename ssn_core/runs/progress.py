@@ -14,8 +14,8 @@ from ssn_core.runs.result import Log
 def progress(what: str, total: int, done: int, log: Log) -> Iterator[Log]:
     """Yields what is called with a line after each step; ``done`` of the ``total`` were made before.
 
-    The bar (a widget in Jupyter) shows each line; where stderr is no terminal there is none, and ``log`` gets a line for
-    every tenth of the total.
+    The bar (a widget in Jupyter) shows each line; where stderr is no terminal there is none, and ``log`` gets a line
+    for every tenth of the total.
     """
     with tqdm(desc=what, total=total, initial=done, leave=False, disable=None, dynamic_ncols=True) as bar:
 
