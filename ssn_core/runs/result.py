@@ -85,7 +85,7 @@ def load_run(folder: str | Path) -> RunResult:
 def locate_run(place: str | Path) -> Path:
     """The one finished run that a run folder, a store or a glob of them names; raises :class:`InputError` otherwise."""
     matches = [Path(place)] if Path(place).exists() else sorted(map(Path, glob.glob(str(place))))
-    folders = [f for m in matches for f in (m, *m.glob("*/")) if (f / "run.json").is_file()]
+    folders = [f for m in matches for f in (m, *sorted(m.glob("*/"))) if (f / "run.json").is_file()]
     if len(folders) > 1:
         raise InputError(f"{place} names {len(folders)} runs, {folders[0]} and {folders[1]}; name one of them")
     return folders[0] if folders else Path(place)
