@@ -61,9 +61,7 @@ def own_config(dataset: Dataset, fields: dict[str, Any]) -> RunConfig:
     defaults = {"backbone": backbone, "image_size": size, "batch_size": BATCH}
     given = {"dataset": OWN, "category": dataset.category}
     if clash := sorted(given.keys() & fields.keys()):
-        raise InputError(
-            f"{clash[0]}={fields[clash[0]]!r}: a training on a folder takes it from the folder; leave it out"
-        )
+        raise InputError(f"{clash[0]}={fields[clash[0]]!r}: leave it out, the folder decides it")
     return preset(PRESET, **{**defaults, **given, **fields})
 
 
