@@ -28,7 +28,7 @@ from ssn_core.runs.training_set import TrainingSet
 PRESET = "scenario_c"
 SIDE, BATCH = 256, 8
 MOST_EPOCHS = 300  # the papers' training; more time than it needs is not spent
-_PROBED_STEPS = 4
+_PROBED_STEPS = 2
 
 
 def train(
@@ -71,7 +71,9 @@ def _epochs(config: RunConfig, dataset: Dataset, minutes: float, store: Path, de
     kept = store / f"{config.replace(epochs=1).run_id}.minutes-{minutes:g}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return int(read_json(kept)["epochs"])
-    measured = epochs_within(minutes, config, dataset, usable_device(device))
+    on = usable_device(device)
+    log(f"{config.category}: {dataset.counts}; measuring the first steps on {on}")
+    measured = epochs_within(minutes, config, dataset, on)
     write_json(kept, measured)
     log(
         f"{minutes:g} minutes: measured {measured['seconds_per_step']:.3g} s a step, "
@@ -92,15 +94,16 @@ def epochs_within(
     entries = training.entries[: _PROBED_STEPS * config.batch_size]
     with torch.random.fork_rng(devices=[]):
         model = build_model(**config.model_arguments()).to(device)
-        began = clock()
+        start = clock()
         features = extract(model.trunk, entries, config.image_size, device, lambda _: None)
-        image = (clock() - began) / len(entries)
+        image = (clock() - start) / len(entries)
         trainer = Trainer(config, model, features, TrainingSet(entries, len(entries), []), None, device)
         trainer.epoch()  # makes what is made once
         began, before = clock(), trainer.step
         trainer.epoch()
-        step = (clock() - began) / (trainer.step - before)
+        now = clock()
+    step = (now - began) / (trainer.step - before)
     steps = math.ceil(len(training.entries) / config.batch_size)
-    left = 60 * minutes - 2 * image * (len(training.entries) + len(dataset.test))
+    left = 60 * minutes - (now - start) - 2 * image * (len(training.entries) + len(dataset.test))
     epochs = min(max(int(left / (steps * step)), 1), MOST_EPOCHS)
     return {"epochs": epochs, "seconds_per_step": step, "seconds_per_image": image, "steps_per_epoch": steps}
