@@ -1,115 +1,251 @@
-"""``python -m ssn_core``: check data, make one run, predict one image."""
+"""``ssn`` and ``python -m ssn_core``: own images, single runs of the study, the benchmark. Each command loads what it
+needs only when it is called: help needs no torch."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
+import typer
 
-from ssn_core import check, load_model, preset, run
 from ssn_core.errors import InputError
-from ssn_core.runs.config import RunConfig
-from ssn_core.runs.trainer import NonFiniteLoss
+from ssn_core.runs import STORE
+
+if TYPE_CHECKING:
+    from ssn_core.runs.result import RunResult
+
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Find surface defects with SuperSimpleNet: train on good images, score new ones, re-run the study.",
+)  # fmt: skip
+Run = Annotated[str, typer.Argument(metavar="RUN", help="a run folder, or a store or quoted glob that holds one run")]
+Fields = Annotated[list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="e.g. category=screw epochs=40")]
+Store = Annotated[Path, typer.Option(help="the folder of the run folders")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; a user's mistake prints one line and returns 2, a training that breaks down 1, Ctrl-C 130."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    usage_error = typer.BadParameter.__base__  # of typer's own click or of the package, by typer's version
     try:
-        return options.action(options)
+        with typer.main.get_command(app).make_context("ssn", words or ["--help"]) as context:
+            code = context.command.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except typer.Exit as done:  # after --help
+        return done.exit_code
+    except usage_error as error:
+        asked = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        return _failed(f"{error.format_message().rstrip('.')}{asked}", 2)
     except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteLoss as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return _failed(str(error), 2)
+    except BrokenPipeError:  # whoever read our output has gone; nor may the interpreter's last flush complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as error:
-        print(f"{parser.prog}: {str(error) or 'interrupted'}", file=sys.stderr)
-        return 130
+        return _failed(str(error) or "interrupted; what was saved before stays, and the same command starts again", 130)
+    except RuntimeError as error:
+        from ssn_core.runs.trainer import NonFiniteLoss
+
+        if not isinstance(error, NonFiniteLoss):
+            raise
+        return _failed(str(error), 1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ssn_core", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("check", help="compare a data folder with what the data sets should hold")
-    command.add_argument("data")
-    command.add_argument("--dataset")
-    command.add_argument("--category")
-    command.set_defaults(action=_check)
-
-    command = commands.add_parser("run", help="train and evaluate one configuration, or load it when finished")
-    command.add_argument("preset")
-    command.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="changes to the preset, e.g. category=screw")
-    command.add_argument("--store", default="data/results")
-    command.add_argument("--data-root")
-    command.add_argument("--device")
-    command.set_defaults(action=_run)
-
-    command = commands.add_parser("predict", help="anomaly scores of images by a finished run")
-    command.add_argument("run", help="a run folder that holds its weights")
-    command.add_argument("images", nargs="+")
-    command.set_defaults(action=_predict)
-
-    command = commands.add_parser("cost", help="hours of the whole study, estimated from the steps of finished runs")
-    command.add_argument("--store", default="data/results")
-    command.add_argument("--seeds", type=int, default=5)
-    command.set_defaults(action=_cost)
-
-    return parser
+def _failed(message: str, code: int) -> int:
+    print(f"ssn: {message}", file=sys.stderr)
+    return code
 
 
-def _check(options: argparse.Namespace) -> int:
-    report = check(options.data, options.dataset, options.category)
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="images alone (all good), good/ beside defects, or MVTec AD's layout")],
+    fields: Fields = None,
+    minutes: Annotated[float, typer.Option(help="the time to spend, unless epochs=... is given")] = 20,
+    store: Store = Path(STORE),
+    device: Device = None,
+) -> None:
+    """Train on a folder of own images and choose a threshold.
+
+    Good images are enough.
+
+    Example: ssn train parts/ --minutes 20
+    """
+    from ssn_core.inspection.training import train as train_on
+
+    result = train_on(folder, minutes, parse_fields(fields), store, device)
+    _show(result)
+    print(f'next: ssn predict {result.path} "new/*.png" --out inspected')
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    folder: Annotated[Path | None, typer.Argument(help="labelled images; else what the run measured")] = None,
+    out: Annotated[Path | None, typer.Option(help="the JSON file [default: RUN/evaluation-FOLDER.json]")] = None,
+    device: Device = None,
+) -> None:
+    """Measure a run on a labelled folder, with masks or without.
+
+    Example: ssn evaluate ssn-runs/scenario_c-resnet18-own-parts-s0-1a2b3c4d checked/
+    """
+    result = _finished(run)
+    if folder is None:
+        return _show(result)
+    from ssn_core.files import write_json
+    from ssn_core.inspection.evaluation import evaluate as evaluate_on
+
+    values = evaluate_on(result, folder, device)
+    for name, value in values.items():
+        print(f"{name}: {value}")
+    print(f"written to {write_json(out or result.path / f'evaluation-{folder.resolve().name}.json', values)}")
+
+
+@app.command()
+def predict(
+    run: Run,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="files, folders, quoted globs")],
+    out: Annotated[Path | None, typer.Option(help="a folder for scores.csv, heatmaps/ and masks/")] = None,
+    device: Device = None,
+) -> int:
+    """Score images and decide by the run's threshold; prints a CSV unless --out is given.
+
+    A file that cannot be read is left out with a line, and the exit code is then 1.
+
+    Example: ssn predict ssn-runs "new/*.png" --out inspected
+    """
+    result = _finished(run)
+    from ssn_core.inspection.prediction import predict as predict_by
+    from ssn_core.inspection.threshold import Threshold
+
+    counts = predict_by(result, images, out, device)
+    print(Threshold.of(result), file=sys.stderr)
+    if out is not None:
+        print(f"{', '.join(f'{count} {kind}' for kind, count in counts.items())}: {out / 'scores.csv'}")
+    return int(counts["unread"] > 0)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="a folder of data sets, or of own images")],
+    dataset: str | None = None,
+    category: str | None = None,
+) -> int:
+    """Compare a data folder with what it should hold.
+
+    Example: ssn check parts/
+    """
+    from ssn_core.data.datasets import check as compare
+
+    report = compare(data, dataset, category)
     print("\n".join(report.lines))
     return report.status
 
 
-def _run(options: argparse.Namespace) -> int:
-    config = preset(options.preset, **parse_fields(options.fields))
-    result = run(config, options.store, options.data_root, options.device)
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="the file [default: beside the run's weights]")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="quantised, calibrated on good images")] = False,
+) -> None:
+    """Write a run's folded model as one ONNX file, after comparing it with torch.
+
+    Example: ssn export ssn-runs --out parts.onnx
+    """
+    folder = _finished(run).path
+    from ssn_core.fast.export import export_onnx
+
+    print(f"model: {export_onnx(folder, out, int8)}")
+
+
+@app.command("run")
+def run_preset(
+    preset: Annotated[str, typer.Argument(metavar="PRESET")],
+    fields: Fields = None,
+    store: Store = Path(STORE),
+    data_root: Annotated[str | None, typer.Option(help="where the data lie; else SSN_DATA_DIR")] = None,
+    device: Device = None,
+) -> None:
+    """Train and evaluate one configuration of the study, or load it when finished.
+
+    Example: ssn run scenario_a category=screw epochs=40
+    """
+    from ssn_core.runs.config import preset as configured
+
+    config = configured(preset, **parse_fields(fields))
+    from ssn_core.runs.store import run
+
+    result = run(config, store, data_root, device)
     for name, value in result.metrics.items():
         print(f"{name}: {value}")
     print(f"run folder: {result.path}")
-    return 0
 
 
-def _predict(options: argparse.Namespace) -> int:
-    from ssn_core.fast.inference import fold
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> int:
+    """Measure speed ratios in one run; options go to python -m ssn_core.bench.
 
-    model = fold(load_model(options.run))
-    print("image,score,map_score")
-    for image in options.images:
-        prediction = model.predict(image)
-        print(f"{image},{prediction.score:.6g},{prediction.map_score:.6g}")
-    return 0
+    Example: ssn bench --profile cpu
+    """
+    from ssn_core.bench.__main__ import main as measure
 
-
-def _cost(options: argparse.Namespace) -> int:
-    from ssn_core.study.cost import cost, lines
-
-    print("\n".join(lines(cost(options.store, options.seeds))))
-    return 0
+    return measure(context.args)
 
 
-def parse_fields(pairs: Sequence[str]) -> dict[str, Any]:
+@app.command()
+def cost(store: Store = Path("data/results"), seeds: int = 5) -> None:
+    """Hours of the whole study, estimated from the steps of finished runs.
+
+    Example: ssn cost --seeds 3
+    """
+    from ssn_core.study.cost import cost as estimate
+    from ssn_core.study.cost import lines
+
+    print("\n".join(lines(estimate(store, seeds))))
+
+
+def _finished(place: str) -> RunResult:
+    from ssn_core.runs.result import load_run, locate_run
+
+    return load_run(locate_run(place))
+
+
+def _show(result: RunResult) -> None:
+    from ssn_core.inspection.threshold import Threshold, not_available
+    from ssn_core.metrics import METRICS
+
+    values = {name: result.metrics[name] for name in METRICS}
+    for name, value in values.items():
+        print(f"{name}: {value}")
+    if reason := not_available(values, result.scores.label):
+        print(f"n/a: {reason}")
+    print(Threshold.of(result))
+    print(f"run folder: {result.path}")
+
+
+def parse_fields(pairs: Sequence[str] | None) -> dict[str, Any]:
     """``name=value`` pairs; values are YAML scalars, ``image_size=640,232`` is a pair, and a field of RunConfig that is
     text stays text (a category may be called 01 or on)."""
+    from ssn_core.runs.config import RunConfig
+
+    text_fields = {name for name, field in RunConfig.model_fields.items() if isinstance(field.default, str)}
     fields: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         name, separator, text = pair.partition("=")
         if not separator or not name:
             raise InputError(f"{pair!r} is not FIELD=VALUE, for example category=screw")
-        fields[name] = text if name in _TEXT_FIELDS else _value(pair, name, text)
+        fields[name] = text if name in text_fields else _value(pair, name, text)
     return fields
 
 
 def _value(pair: str, name: str, text: str) -> Any:
+    import yaml
+
     try:
         value = yaml.safe_load(f"[{text}]" if name == "image_size" else text)
     except yaml.YAMLError:
@@ -120,9 +256,6 @@ def _value(pair: str, name: str, text: str) -> Any:
         with contextlib.suppress(ValueError):  # YAML takes 1e-4 for text, since it has no point
             return float(value)
     return tuple(value) if isinstance(value, list) else value
-
-
-_TEXT_FIELDS = {name for name, field in RunConfig.model_fields.items() if isinstance(field.default, str)}
 
 
 if __name__ == "__main__":

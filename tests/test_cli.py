@@ -1,4 +1,4 @@
-"""``python -m ssn_core``: a mistake is one line and code 2, a run and a prediction print what they made."""
+"""The command line: help without torch, a mistake is one line and code 2, runs of the study (own images: test_own)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int 
     """The one line that a failing command prints."""
     assert main(arguments) == code
     out, err = capsys.readouterr()
-    assert err.count("\n") == 1 and err.startswith("python -m ssn_core: ") and "Traceback" not in out + err
+    assert err.count("\n") == 1 and err.startswith("ssn: ") and "Traceback" not in out + err
     return err
 
 
@@ -58,6 +58,9 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int 
         (["run", *["scenario_a", *TINY], "--device", "gpu"], "device='gpu' cannot be used here"),
         (["run", *["supervised", *TINY]], "needs defective training images"),
         (["predict", "/nowhere", "a.png"], "/nowhere holds no finished run"),
+        (["predict", "/nowhere"], "Missing argument 'IMAGES'; see ssn predict --help"),
+        (["run", "scenario_a", "--seed", "3"], "No such option: --seed"),
+        (["trian"], "No such command 'trian'"),
         (["check", "/nowhere"], "/nowhere is not a folder"),
     ],
 )
@@ -76,8 +79,45 @@ def test_no_traceback_from_the_command_itself(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith("python -m ssn_core: RunConfig: noise_std=-1")
+    assert done.stderr.splitlines()[-1].startswith("ssn: RunConfig: noise_std=-1")
     assert "Traceback" not in done.stderr
+
+
+def test_help_shows_an_example_and_loads_nothing_heavy() -> None:
+    code = """
+import sys
+from ssn_core.__main__ import app, main
+names = [command.name or command.callback.__name__ for command in app.registered_commands]
+for words in [[], ["--help"], *([name, "--help"] for name in names)]:
+    assert main(words) == 0, words
+heavy = {"torch", "pandas", "numpy", "matplotlib", "scipy"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    commands = ("train", "evaluate", "predict", "check", "export", "run", "bench", "cost")
+    for command in commands:
+        assert f"Example: ssn {command} " in done.stdout, command
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tiny_sets: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ssn_core", "check", str(tiny_sets)]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_ctrl_c_before_anything_is_saved_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "open_dataset", interrupt)
+    line = failure(["run", "scenario_a", *TINY, "--store", str(tmp_path)], capsys, code=130)
+    assert "the same command starts again" in line
 
 
 def test_missing_weights_are_one_line(
@@ -90,16 +130,8 @@ def test_missing_weights_are_one_line(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(store.torch.hub, "_hub_dir", None)
     monkeypatch.setattr(store.torch.hub, "download_url_to_file", fail)
-    arguments = [
-        "run",
-        "scenario_a",
-        *TINY,
-        "backbone=resnet18",
-        "--data-root",
-        str(tiny_sets),
-        "--store",
-        str(tmp_path),
-    ]
+    where = ["--data-root", str(tiny_sets), "--store", str(tmp_path)]
+    arguments = ["run", "scenario_a", *where, *TINY, "backbone=resnet18"]  # fields after options
     assert "Three ways out: (1)" in failure(arguments, capsys)
 
 
@@ -115,14 +147,13 @@ def test_a_run_then_a_prediction(tiny_sets: Path, tmp_path: Path, capsys: pytest
     images = [str(tiny_sets / "ring" / "test" / "good" / f"00{i}.png") for i in range(2)]
     assert main(["predict", str(folder), *images]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header == "image,score,map_score" and len(rows) == 2
+    assert header == "image,score,map_score,decision" and len(rows) == 2
     stored = ssn.load_run(folder).scores.set_index("image")
     for row, name in zip(rows, ("test/good/000.png", "test/good/001.png"), strict=True):
-        image, score, map_score = row.split(",")
+        image, score, map_score, _ = row.split(",")
         assert image.endswith(name)
         assert float(score) == pytest.approx(stored.score[name], abs=1e-3)
         assert float(map_score) == pytest.approx(stored.map_score[name], abs=1e-3)
-    assert "no such file" in failure(["predict", str(folder), str(tmp_path / "absent.png")], capsys)
 
 
 def test_training_that_breaks_down_is_one_line_and_code_one(
@@ -175,7 +206,8 @@ def test_values_are_read_as_what_their_field_is(pair: str, value: Any) -> None:
 def test_the_printed_command_makes_the_run_it_stands_for(config: ssn.RunConfig) -> None:
     words = shlex.split(run_command(config))
     assert words[:4] == ["python", "-m", "ssn_core", "run"]
-    assert preset(words[4], **parse_fields(words[5:])) == config
+    assert words[-2:] == ["--store", "data/results"]  # where tables look for it
+    assert preset(words[4], **parse_fields(words[5:-2])) == config
 
 
 def test_fields_given_twice_are_refused_or_the_last_counts() -> None:

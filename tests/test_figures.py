@@ -296,7 +296,10 @@ def test_what_was_not_run_says_so_and_its_command_comes_once(tmp_path: Path) -> 
     frame = tables.comparison(absent, ["I-AUROC"], references=False)
     assert frame[["n", "I-AUROC"]].values.tolist() == [["0", "not run"]]
     [row] = tables.missing(absent).to_dict("records")
-    assert row["command"] == "python -m ssn_core run baseline category=carpet epochs=7" and row["seeds"] == "0 1"
+    assert (
+        row["command"] == "python -m ssn_core run baseline category=carpet epochs=7 --store data/results"
+        and row["seeds"] == "0 1"
+    )
     written = tables.write(frame, tmp_path, "table")
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == ",".join(written.columns)
 

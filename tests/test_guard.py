@@ -185,7 +185,7 @@ def test_a_terminated_run_saves_ends_with_one_line_and_resumes_bit_for_bit(
         other.send_signal(number)
         out, err = other.communicate(timeout=60)
     assert other.returncode == 130 and "Traceback" not in out + err
-    (line,) = (line for line in err.splitlines() if line.startswith("python -m ssn_core: "))
+    (line,) = (line for line in err.splitlines() if line.startswith("ssn: "))
     folder = tmp_path / "stopped" / config.run_id
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["trainer"]["epochs_done"] == 3
     assert "epoch 3 of 5 is saved, and the same command goes on" in line

@@ -17,6 +17,7 @@ BELOW = {
     "models": {"data"},
     "fast": {"models", "data"},
     "runs": {"fast", "models", "metrics", "data"},
+    "inspection": {"runs", "fast", "models", "metrics", "data"},
     "study": {"runs", "metrics", "data", "models", "fast"},
     "bench": {"study", "runs", "fast", "models", "metrics", "data"},
 }

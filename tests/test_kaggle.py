@@ -98,6 +98,6 @@ def test_a_gpu_that_torch_has_no_kernels_for_is_named(
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     if refused:
         with pytest.raises(InputError, match=r"no kernels for Tesla P100.*sm_60.*sm_70.*T4"):
-            store._usable_device("cuda")
+            store.usable_device("cuda")
     else:
-        assert store._usable_device("cuda") == torch.device("cuda")
+        assert store.usable_device("cuda") == torch.device("cuda")

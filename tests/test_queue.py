@@ -115,7 +115,7 @@ def test_the_queue_goes_on_after_a_failure_resumes_and_runs_the_control(tmp_path
     assert "training on cpu, epoch 1 of 3" in (root / "build/tiny/log" / f"{halted.run_id}.log").read_text()
     (failed,) = (folder for folder in root.glob("store/*") if not (folder / "run.json").exists())
     assert [path.name for path in failed.iterdir()] == ["checkpoint.pt"]
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("python -m ssn_core: "))
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("ssn: "))
     assert failed.name in line and "the loss is not finite" in line
     again = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
     assert again.returncode == 1

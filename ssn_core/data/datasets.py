@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssn_core.data.find import DATASETS, check_names, find_root, search
-from ssn_core.data.layouts import LABELS_FILE, Sample, index, layout_of
+from ssn_core.data.find import DATASETS, OWN, check_names, find_root, search
+from ssn_core.data.layouts import LABELS_FILE, Sample, index, index_own, layout_of
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 
@@ -50,7 +50,7 @@ EXPECTED: dict[tuple[str, str], Counts] = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A validated category: ``root`` is its folder, ``layout`` is "mvtec" or "ksdd"."""
+    """A validated category: ``root`` is its folder, ``layout`` is "mvtec", "ksdd" or, for own images in neither, ""."""
 
     name: str
     category: str
@@ -128,7 +128,8 @@ class CheckReport:
 
 
 def check(data_root: str | Path, dataset: str | None = None, category: str | None = None) -> CheckReport:
-    """Find every known data set under ``data_root`` (or only those asked for), validate it and compare its counts.
+    """Find every known data set under ``data_root`` (or only those asked for), validate it and compare its counts; a
+    folder that is none and holds none is validated as a person's own images.
 
     Raises:
         InputError: ``data_root`` is not a folder, or the data set or category asked for is unknown.
@@ -139,6 +140,9 @@ def check(data_root: str | Path, dataset: str | None = None, category: str | Non
     if dataset is not None:
         check_names(dataset, category)
     found = [known for known in search(root) if dataset in (None, known[0]) and category in (None, known[1])]
+    itself = ("mvtec", root.name)
+    if dataset is None and category is None and (not found or found == [(*itself, root)] and itself not in EXPECTED):
+        found = [(OWN, root.resolve().name, root)]
     lines = [line for known in found for line in _check_one(*known)]
     if not lines:
         wanted = f"{dataset or 'data set'} {category or ''}".rstrip()
@@ -159,8 +163,18 @@ def _check_one(name: str, category: str, root: Path) -> list[str]:
 
 
 def _load(name: str, category: str, root: Path, training_masks: bool = True) -> tuple[Dataset, list[str]]:
-    train, test, problems = index(root, training_masks)
-    return Dataset(name, category, layout_of(root) or "", root, tuple(train), tuple(test)), problems
+    if name == OWN:
+        train, test, problems = index_own(root, training_masks)
+    else:
+        train, test, problems = index(root, training_masks)
+        for kind, label, split in (
+            ("normal training", 0, train),
+            ("normal test", 0, test),
+            ("defective test", 1, test),
+        ):
+            if all(sample.label != label for sample in split):
+                problems.append(f"{root}: no {kind} image; training needs normal ones, and every metric compares both.")
+    return Dataset(name, category, layout_of(root) or "", root, tuple(train), tuple(test)), sorted(problems)
 
 
 def _refuse(what: str, problems: list[str]) -> None:

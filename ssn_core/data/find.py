@@ -25,11 +25,13 @@ class DatasetSpec:
     categories: tuple[str, ...] = ()
 
 
+OWN = "own"
 DATASETS: dict[str, DatasetSpec] = {
     "mvtec": DatasetSpec("MVTec AD", "<category>/train/good"),
     "ksdd2": DatasetSpec("KolektorSDD2", "a folder with train and test/*_GT.png", ("ksdd2",)),
     "ksdd1": DatasetSpec("KolektorSDD (version 1)", "such a folder as KolektorSDD2's, sdd1 in its name", ("ksdd1",)),
     "synthetic": DatasetSpec("synthetic", "drawn by `make report` or ssn.make_synthetic", SYNTHETIC),
+    OWN: DatasetSpec("own images", "any folder of good images, with defects or without"),
 }
 
 
@@ -74,6 +76,7 @@ def find_root(dataset: str, category: str, data_root: str | Path | None = None) 
     """The folder of a category: MVTec's <category>, or the one that holds KolektorSDD2's train and test.
 
     Looked for in ``data_root``, else in SSN_DATA_DIR; where neither is given, in Kaggle's mounts and then in ./data.
+    A folder of own images is ``data_root`` itself.
 
     Raises:
         InputError: unknown data set or category, a root that does not hold it, or several folders that do.
@@ -83,6 +86,10 @@ def find_root(dataset: str, category: str, data_root: str | Path | None = None) 
     places = [Path(value).expanduser()] if value else [kaggle_input(), Path.cwd() / "data"]
     if value and not places[0].is_dir():
         raise InputError(f"{setting} is {places[0]}, which is not a folder.")
+    if dataset == OWN:
+        if not data_root:
+            raise InputError(f"Images of your own are found by data_root alone: give it the folder of {category}.")
+        return places[0]
     others: list[str] = []
     for place in places:
         found = list(search(place))

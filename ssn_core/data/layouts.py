@@ -2,21 +2,27 @@
 
 MVTec AD:        train/good/*, test/good/*, test/<defect>/*, ground_truth/<defect>/<stem>_mask.*
 KolektorSDD2:    train/<id>.*, train/<id>_GT.*, test/<id>.*, test/<id>_GT.*; optionally train/labels.csv
+own images:      either of these without some of it; good/* beside <defect>/* (masks as in MVTec AD's); or *, all good
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from ssn_core.data.images import list_images, read_image, read_mask, subfolders
 from ssn_core.errors import InputError
 
 LABELS_FILE = "labels.csv"
+HELD_OUT = 0.2  # of a person's own good images, where the folder itself sets none apart
+_HELD_OUT_SEED = 0
 Listed = tuple[Path, Path | None, int | None]  # an image, its mask, its label; None: none, or not known yet
 
 
@@ -51,26 +57,63 @@ def index(root: Path, training_masks: bool = True) -> tuple[list[Sample], list[S
     """
     problems: list[str] = []
     listed = _mvtec(root, problems) if layout_of(root) == "mvtec" else _ksdd(root, training_masks, problems)
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        samples = list(pool.map(lambda entry: _sample(root, *entry, problems), listed))
+    samples = _decoded(root, listed, problems)
     train = [sample for sample in samples if sample.name.startswith("train/")]
     test = samples[len(train) :]
-    for kind, label, split in (("normal training", 0, train), ("normal test", 0, test), ("defective test", 1, test)):
-        if all(sample.label != label for sample in split):
-            problems.append(f"{root}: no {kind} image; training needs normal ones, and every metric compares both.")
     return train if training_masks else [replace(sample, mask=None) for sample in train], test, sorted(problems)
+
+
+def index_own(root: Path, training_masks: bool = True) -> tuple[list[Sample], list[Sample], list[str]]:
+    """The same of a folder in any form, where good images are enough; where none of its test images is good, a fifth of
+    the others, drawn by a fixed seed, becomes so: a threshold is chosen on images that trained nothing."""
+    if layout_of(root):
+        train, test, problems = index(root, training_masks)
+    else:
+        problems = []
+        samples = _decoded(root, _own(root, problems), problems)
+        train, test = ([s for s in samples if s.label == label] for label in (0, 1))
+    good = [sample for sample in train if not sample.label]
+    if not good and not test:
+        problems.append(f"{root}: no images, and no data set at its top or one level down; see data/README.md.")
+    if all(sample.label for sample in test):
+        order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(good))
+        held_out = {good[i].name for i in order[: math.ceil(HELD_OUT * len(good))]}
+        test = [sample for sample in train if sample.name in held_out] + test
+        train = [sample for sample in train if sample.name not in held_out]
+    return train, test, sorted(problems)
+
+
+def _decoded(root: Path, listed: Iterable[Listed], problems: list[str]) -> list[Sample]:
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+        return list(pool.map(lambda entry: _sample(root, *entry, problems), listed))
 
 
 def _mvtec(root: Path, problems: list[str]) -> Iterator[Listed]:
     strays = [folder for folder in subfolders(root / "train") if folder.name != "good"]
     problems += [f"{folder}: training images belong in train/good, all normal; move or delete it." for folder in strays]
-    test = {folder: list_images(folder) for folder in subfolders(root / "test")}
-    problems += [f"{folder}: empty; delete it, or copy its images again." for folder in test if not test[folder]]
-    place = root / "ground_truth"
-    defective = [image for folder in test if folder.name != "good" for image in test[folder]]
+    yield from ((image, None, 0) for image in list_images(root / "train" / "good"))
+    yield from _by_folder(root / "ground_truth", subfolders(root / "test"), problems)
+
+
+def _own(root: Path, problems: list[str]) -> Iterator[Listed]:
+    """good/ beside folders of defects, or else images alone."""
+    loose = list_images(root)
+    if not (root / "good").is_dir():
+        yield from ((image, None, 0) for image in loose)
+        return
+    problems += [f"{image}: lies beside good/; move it there or to a defect's folder." for image in loose]
+    folders = [folder for folder in subfolders(root) if folder.name != "ground_truth"]
+    yield from _by_folder(root / "ground_truth", folders, problems)
+
+
+def _by_folder(place: Path, folders: list[Path], problems: list[str]) -> Iterator[Listed]:
+    """Images whose folder is their label, with their masks below ``place`` where that exists."""
+    found = {folder: list_images(folder) for folder in folders}
+    problems += [f"{folder}: empty; delete it, or copy its images again." for folder in found if not found[folder]]
+    defective = [image for folder in found if folder.name != "good" for image in found[folder]]
     files = [path for folder in subfolders(place) for path in list_images(folder)]
     masks = _pair(defective, files, place, "_mask", problems) if place.is_dir() else {}
-    for images in (list_images(root / "train" / "good"), *test.values()):
+    for images in found.values():
         yield from ((image, masks.get(image), int(image.parent.name != "good")) for image in images)
 
 
@@ -136,7 +179,8 @@ def _sample(root: Path, image: Path, mask: Path | None, label: int | None, probl
         problems.append(f"{mask}: the mask is {sizes} (width x height); they must be equal.")
     marked = marks is not None and bool(marks.any())
     name = image.relative_to(root)
-    source, defect = ("its folder", image.parent.name) if len(name.parts) == 3 else (LABELS_FILE, "defect")
+    unsorted = image.parent in (root / "train", root / "test")
+    source, defect = (LABELS_FILE, "defect") if unsorted else ("its folder", image.parent.name)
     label = int(marked) if label is None else label
     if marks is not None and marked != label:
         problems.append(f"{mask}: the mask is {'not ' * marked}empty, but {source} gives the image label {label}.")

@@ -39,7 +39,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     experiment: Name = "baseline"
-    dataset: Literal["mvtec", "ksdd2", "ksdd1", "synthetic"] = "mvtec"
+    dataset: Literal["mvtec", "ksdd2", "ksdd1", "synthetic", "own"] = "mvtec"
     category: Name = "bottle"
     method: Method = "supersimplenet"
     backbone: Backbone = "wide_resnet50_2"

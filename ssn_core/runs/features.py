@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_image
@@ -140,7 +141,7 @@ def extract(
     """
     store: list[Tensor] = []
     step = batch_size(device)
-    for start in range(0, len(entries), step):
+    for start in tqdm(range(0, len(entries), step), "features", leave=False, disable=None):
         part = entries[start : start + step]
         images = [version_of(to_tensor(read_image(sample.image), image_size), version) for sample, version in part]
         layers = trunk(torch.stack(images).to(device, memory_format=torch.channels_last))

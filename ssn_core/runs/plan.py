@@ -77,7 +77,7 @@ class Plan:
     def command(self, run_id: str) -> str:
         """The shell command that makes a run as the profile does, by this interpreter."""
         config = self._config(run_id)
-        words = [sys.executable, *shlex.split(run_command(config))[1:], "--store", _from_checkout(self.profile.store)]
+        words = [sys.executable, *shlex.split(run_command(config, _from_checkout(self.profile.store)))[1:]]
         if (root := self.profile.data_root(config)) is not None:
             words += ["--data-root", _from_checkout(root)]
         return shlex.join(words)

@@ -176,12 +176,12 @@ def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:
     return [find_run(c, profile.store) or NotRun(c, reason, run_command(c)) for c in configs]
 
 
-def run_command(config: RunConfig) -> str:
-    """The shell command that makes one run."""
+def run_command(config: RunConfig, store: str | Path = "data/results") -> str:
+    """The shell command that makes one run, by default where the report reads it."""
     base = preset(config.experiment).as_dict()
     changed = {k: v for k, v in config.as_dict().items() if v != base[k]}
     fields = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in changed.items()]
-    return shlex.join(["python", "-m", "ssn_core", "run", config.experiment, *fields])
+    return shlex.join(["python", "-m", "ssn_core", "run", config.experiment, *fields, "--store", str(store)])
 
 
 def older(result: RunResult, lacks: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 
 from ssn_core.errors import InputError
 from ssn_core.files import read_json
+from ssn_core.runs import STORE
 from ssn_core.runs.config import RunConfig
 
 FORMAT = 2
@@ -71,7 +73,7 @@ def pixel_threshold(config: RunConfig, metrics: Mapping[str, Any]) -> float:
     return float(metrics["train_quantile"]["map_score"]) if config.method == "gap_cam" else 0.0
 
 
-def find_run(config: RunConfig, store: str | Path = "data/results") -> RunResult | None:
+def find_run(config: RunConfig, store: str | Path = STORE) -> RunResult | None:
     """The finished run of a configuration, or None; another configuration's or format's folder is an error."""
     folder = Path(store) / config.run_id
     if not (folder / "run.json").is_file():
@@ -99,6 +101,15 @@ def load_run(folder: str | Path) -> RunResult:
         )
     config = read_run_file(path, lambda _: RunConfig(**info["config"]))
     return RunResult(config, folder, info, read_run_file(folder / "metrics.json", read_json))
+
+
+def locate_run(place: str | Path) -> Path:
+    """The one finished run that a run folder, a store or a glob of them names; raises :class:`InputError` otherwise."""
+    matches = [Path(place)] if Path(place).exists() else sorted(map(Path, glob.glob(str(place))))
+    folders = [f for m in matches for f in (m, *sorted(m.glob("*/"))) if (f / "run.json").is_file()]
+    if len(folders) > 1:
+        raise InputError(f"{place} names {len(folders)} runs, {folders[0]} and {folders[1]}; name one of them")
+    return folders[0] if folders else Path(place)
 
 
 def read_run_file(path: Path, read: Callable[[Path], Any]) -> Any:

@@ -27,6 +27,7 @@ from ssn_core.runs.features import Features, extract
 from ssn_core.runs.held_out import Validation
 from ssn_core.runs.memory_trainer import MemoryTrainer
 from ssn_core.runs.noise_field import noise_field
+from ssn_core.runs.progress import progress
 from ssn_core.runs.result import CHECKPOINT, FORMAT, MODEL, NOISE, SCORES, Log, pixel_threshold, read_run_file
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
 from ssn_core.runs.training_set import TrainingSet, real_defects
@@ -93,10 +94,12 @@ class Runner:
 
     def _train(self) -> None:
         self.clock = time.monotonic()
-        while self.trainer.epochs_done < self.config.epochs and not self.diverged:
-            self._one_epoch()
-            if time.monotonic() - self.clock >= self.checkpoint_seconds and not self.diverged:
-                self._write_checkpoint()
+        epochs, done = self.config.epochs, self.trainer.epochs_done
+        with progress(self.config.run_id, epochs, done, self.log) as advance:
+            while self.trainer.epochs_done < epochs and not self.diverged:
+                self._one_epoch(advance)
+                if time.monotonic() - self.clock >= self.checkpoint_seconds and not self.diverged:
+                    self._write_checkpoint()
         self._count_seconds()
 
     def _count_seconds(self) -> None:
@@ -111,7 +114,7 @@ class Runner:
         done = f"epoch {self.trainer.epochs_done} of {self.config.epochs}"
         raise Stopped(f"run {self.config.run_id} was stopped; {done} is saved, and the same command goes on from there")
 
-    def _one_epoch(self) -> None:
+    def _one_epoch(self, advance: Log) -> None:
         before = self.before = copy.deepcopy(self.trainer.state_dict())
         try:
             row = self.trainer.epoch()
@@ -124,7 +127,7 @@ class Runner:
             row |= self._evaluate()[0]
         self.history.append(row)
         loss = f" loss {row['loss']:.4f}" if "loss" in row else ""
-        self.log(f"epoch {row['epoch']}/{self.config.epochs}{loss}")
+        advance(f"epoch {row['epoch']}/{self.config.epochs}{loss}")
 
     def _on_divergence(self, error: NonFiniteLoss) -> None:
         """The trainer is back at the end of the last good epoch, and the history is whole."""

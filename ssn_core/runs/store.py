@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from ssn_core.data.datasets import open_dataset
 from ssn_core.errors import InputError
 from ssn_core.models.detectors import Detector, build_model
+from ssn_core.runs import STORE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.guard import interrupted_by_sigterm, owned
 from ssn_core.runs.result import CHECKPOINT, MODEL, Log, RunResult, find_run, load_run, read_run_file
@@ -22,7 +23,7 @@ from ssn_core.runs.training_set import TrainingSet
 
 def run(
     config: RunConfig,
-    store: str | Path = "data/results",
+    store: str | Path = STORE,
     data_root: str | Path | None = None,
     device: str | torch.device | None = None,
     checkpoint_seconds: float = 30.0,
@@ -40,7 +41,7 @@ def run(
     folder = Path(store) / config.run_id
     if (finished := find_run(config, store)) is not None:
         return finished
-    device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device)
     dataset = open_dataset(config.dataset, config.category, data_root, training_masks=config.needs_training_masks)
     training = TrainingSet.of(config, dataset)
     with interrupted_by_sigterm(), owned(folder) as gone:
@@ -78,7 +79,9 @@ def _memory_errors(config: RunConfig, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _usable_device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the GPU where there is one; :class:`InputError` where it cannot be used."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
         if device.type == "cuda" and (old := _too_old(device)):

@@ -58,6 +58,8 @@ class TrainingSet:
         order = np.random.default_rng(config.seed).permutation(len(normal))
         held_out = [normal[i] for i in sorted(order[:held])]
         kept = [normal[i] for i in sorted(order[held:])]
+        if len(kept) < 2:
+            raise InputError(f"{where} has {len(kept)} good images to train on; add some, a hundred is a start")
         if len(defective) * config.flips > len(kept):
             most = len(kept) // len(defective)
             way_out = f"choose flips={most} or fewer" if most else f"add normal images, {len(defective)} at least"
