@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +105,23 @@ def open_dataset(
     found, problems = _load(dataset, category, find_root(dataset, category, data_root), training_masks)
     _refuse(f"{dataset} {category} in {found.root}", problems)
     return found
+
+
+def fingerprint_at_hand(dataset: str, category: str, data_root: str | Path | None, training_masks: bool) -> str | None:
+    """The fingerprint of a category as it lies there now, None where it is not found; a folder whose files keep their
+    sizes and times is read once in a process. Raises InputError as :func:`open_dataset` does."""
+    try:
+        root = find_root(dataset, category, data_root)
+    except InputError:
+        return None
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
+    state = tuple((path, (status := os.lstat(path)).st_size, status.st_mtime_ns) for path in sorted(files))
+    return _fingerprint(dataset, category, root, training_masks, state)
+
+
+@functools.lru_cache
+def _fingerprint(dataset: str, category: str, root: Path, training_masks: bool, _: tuple) -> str:
+    return open_dataset(dataset, category, root, training_masks).fingerprint()
 
 
 def write_labels(root: str | Path) -> Path:

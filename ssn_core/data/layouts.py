@@ -148,7 +148,7 @@ def _sample(root: Path, image: Path, mask: Path | None, label: int | None, probl
     label = int(marked) if label is None else label
     if marks is not None and marked != label:
         problems.append(f"{mask}: the mask is {'not ' * marked}empty, but {source} gives the image label {label}.")
-    if not str(name).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(name)):
+    if any("\ud800" <= letter <= "\udfff" for letter in str(name)):
         problems.append(f"{ascii(str(image))}: the name is not UTF-8, so no results file can hold it; rename it.")
     sample = Sample(name.as_posix(), image, mask, label, defect if label else "good")
     return sample, 255 if pixels is None else int(pixels.max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ssn_core.files import read_json
 from ssn_core.runs.config import RunConfig
 
 FORMAT = 2
-CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
+CHECKPOINT, PREVIOUS, MODEL = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors"
 Log = Callable[[str], None]
 
 
@@ -53,7 +54,7 @@ class RunResult:
 def find_run(config: RunConfig, store: str | Path = "data/results") -> RunResult | None:
     """The finished run of a configuration, or None; another configuration's or format's folder is an error."""
     folder = Path(store) / config.run_id
-    if not (folder / "run.json").is_file():
+    if not os.path.isfile(folder / "run.json"):  # Path's own raises where the name is too long
         return None
     result = load_run(folder)
     if result.config != config:
@@ -68,16 +69,16 @@ def load_run(folder: str | Path) -> RunResult:
     """Read a finished run folder."""
     folder = Path(folder)
     path = folder / "run.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{folder} holds no finished run (no run.json); run its configuration first")
-    info = read_run_file(path, read_json)
+    info = read_run_file(path, _read_object)
     if info.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {info.get('format')!r}, this version reads format {FORMAT}; "
             "delete the folder and run the configuration again"
         )
     config = read_run_file(path, lambda _: RunConfig(**info["config"]))
-    return RunResult(config, folder, info, read_run_file(folder / "metrics.json", read_json))
+    return RunResult(config, folder, info, read_run_file(folder / "metrics.json", _read_object))
 
 
 def read_run_file(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -88,6 +89,13 @@ def read_run_file(path: Path, read: Callable[[Path], Any]) -> Any:
         raise InputError(
             f"{path} cannot be read ({error}); delete the folder {path.parent} and run its configuration again"
         ) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, not an object")
+    return found
 
 
 def _difference(found: RunConfig, wanted: RunConfig) -> str:
