@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import platform
@@ -88,9 +89,7 @@ class Runner:
             self._write_results()
         except KeyboardInterrupt:
             self._stop()
-        parts = self.folder.glob(".*.part.*")  # of a killed process
-        for leftover in (self.folder / CHECKPOINT, self.folder / PREVIOUS, *parts):
-            leftover.unlink(missing_ok=True)
+        tidy(self.folder)
 
     def _probe(self) -> None:
         """Refuse before training what has no room for its checkpoints, this one, the one before and the next."""
@@ -272,6 +271,13 @@ class Runner:
     def _restore(self, saved: dict[str, Any]) -> None:
         self.trainer.load_state_dict(saved["trainer"])
         self.history, self.seconds = saved["history"], saved["seconds"]
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a finished run needs no more, also when its process was killed before it could."""
+    with contextlib.suppress(OSError):  # a read-only store keeps it
+        for leftover in (folder / CHECKPOINT, folder / PREVIOUS, *folder.glob(".*.part.*")):
+            leftover.unlink(missing_ok=True)
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

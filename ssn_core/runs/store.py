@@ -16,7 +16,7 @@ from ssn_core.models.weights import digest, weights_path
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.guard import interrupted_by_sigterm, owned
 from ssn_core.runs.result import CHECKPOINT, MODEL, Log, RunResult, find_run, load_run, read_run_file
-from ssn_core.runs.runner import Runner
+from ssn_core.runs.runner import Runner, tidy
 from ssn_core.runs.trainer import trained_state
 from ssn_core.runs.training_set import TrainingSet
 
@@ -41,6 +41,7 @@ def run(
     """
     folder = Path(store) / config.run_id
     if (finished := find_run(config, store)) is not None:
+        tidy(folder)
         return _of_these_data(finished, data_root, log)
     device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with interrupted_by_sigterm(), owned(folder) as gone:  # first of all: it is what tries to write there
