@@ -62,26 +62,30 @@ from ssn_core.runs.config import RunConfig
 from ssn_core.runs.store import run
 
 config, data = RunConfig(**json.loads(sys.argv[1])), sys.argv[2]
-PLACES = {"anywhere": ("ssn_core/",), "writing": ("ssn_core/files.py", "pathlib.py")}
+PLACES = {"anywhere": ("ssn_core/",), "training": ("ssn_core/",), "writing": ("ssn_core/files.py", "pathlib.py")}
 
 def start(store, place, at):
     child = os.fork()
     if child:
         return child
-    count = 0
+    count, counting = 0, place == "anywhere"
+    def follow(line):
+        nonlocal counting
+        counting = counting or "training on" in line
     def look(frame, event, argument):
         nonlocal count
-        count += any(name in frame.f_code.co_filename for name in PLACES[place])
-        if count == at:
+        count += counting and any(name in frame.f_code.co_filename for name in PLACES[place])
+        if count == at and counting:
             os.kill(os.getpid(), signal.SIGKILL)
     sys.setprofile(look)
     code = 0
     try:
-        run(config, store, data, checkpoint_seconds=0, log=lambda _: None)
+        run(config, store, data, checkpoint_seconds=0, log=follow)
     except InputError as error:
         code = 3 if "is being made by" in str(error) else 4
     sys.setprofile(None)
-    Path(f"{place}.count").write_text(str(count))
+    if store == "whole":
+        Path(f"{place}.count").write_text(str(count))
     os._exit(code)
 
 def end(child):
