@@ -12,6 +12,8 @@ from typing import Any
 
 from ssn_core.errors import InputError
 
+_BLOCK = 1 << 20
+
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
@@ -22,10 +24,11 @@ def writing(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be written ({error}); make room, or choose another place") from error
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> Path:
+def write_atomic(path: str | Path, write: Callable[[Path], None], previous: Path | None = None) -> Path:
     """Call ``write(temporary_path)`` and rename the result to ``path``; a crash leaves the old file or none.
 
-    The temporary name keeps the suffix, because writers such as ``numpy.savez`` append one otherwise.
+    ``previous``: the name that an old file gets; a crash then leaves at least one of the two whole. The temporary name
+    keeps the suffix, because writers such as ``numpy.savez`` append one otherwise.
     Raises :class:`InputError` where the system refuses, for example on a full disk.
     """
     path = Path(path)
@@ -36,10 +39,26 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> Path:
             write(temporary)
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())  # the rename must not outrun the data
+            if previous is not None and path.is_file():
+                os.replace(path, previous)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def reserve(path: Path, size: int) -> None:
+    """Make ``path`` a file of ``size`` zero bytes that the disk really has room for.
+
+    A file that is only declared so long takes no room, and a program that has mapped it dies of a signal when the disk
+    fills up. Raises OSError where there is not enough.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS, Windows
+            for start in range(0, size, _BLOCK):
+                file.write(bytes(min(_BLOCK, size - start)))
 
 
 def write_text(path: str | Path, text: str) -> Path:

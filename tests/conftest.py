@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.request import Request
 
 import pytest
-import torch
 
 from ssn_core.data.synthetic import SyntheticCounts, make_synthetic
+from ssn_core.models import weights
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 #: ring, weave, thread: 8 training images, 3 + 4 test images; plates: 14 (3 defective), 5 (2 defective)
@@ -33,9 +34,11 @@ def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that would reach the network fails instead."""
+    """A test that would reach beyond this machine fails instead."""
+    original = weights.urlopen
 
-    def refuse(url: str, *_: Any, **__: Any) -> None:
-        raise AssertionError(f"a test tried to download {url}")
+    def local(request: Request, **options: Any) -> Any:
+        assert request.host.startswith("127.0.0.1:"), f"a test tried to download {request.full_url}"
+        return original(request, **options)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(weights, "urlopen", local)

@@ -14,6 +14,7 @@ import pytest
 import ssn_core as ssn
 from ssn_core.__main__ import main, parse_fields
 from ssn_core.errors import InputError
+from ssn_core.models import weights
 from ssn_core.runs import store
 from ssn_core.runs.config import preset
 from ssn_core.runs.profiles import run_command
@@ -129,7 +130,7 @@ def test_missing_weights_are_one_line(
     monkeypatch.delenv("SSN_WEIGHTS_DIR", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(store.torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(store.torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(weights, "urlopen", fail)
     where = ["--data-root", str(tiny_sets), "--store", str(tmp_path)]
     arguments = ["run", "scenario_a", *where, *TINY, "backbone=resnet18"]  # fields after options
     assert "Three ways out: (1)" in failure(arguments, capsys)

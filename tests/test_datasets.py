@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssn_core.data import datasets, images, layouts
+from ssn_core.data import datasets, layouts
 from ssn_core.data.datasets import check, find_root, open_dataset, write_labels
 from ssn_core.errors import InputError
-from ssn_core.models.trunk import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 
 SIZE = (12, 16)  # height, width
 
@@ -356,73 +355,6 @@ def test_check_of_an_empty_folder(tmp_path: Path) -> None:
     assert report.status == 1 and "no data set at its top" in report.lines[0]
     with pytest.raises(InputError, match="is not a folder"):
         check(tmp_path / "absent")
-
-
-# --- decoding
-
-
-@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg", ".BMP", ".tif", ".TIFF"])
-def test_suffixes(tmp_path: Path, suffix: str) -> None:
-    path = picture(tmp_path / f"x{suffix}", 77)
-    assert images.list_images(tmp_path) == [path]
-    assert np.abs(images.read_image(path).astype(int) - 77).max() <= 1
-
-
-def test_modes_become_rgb(tmp_path: Path) -> None:
-    gray = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    Image.fromarray(gray).save(tmp_path / "gray.png")
-    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    clear = np.zeros((3, 4, 4), np.uint8)
-    clear[0, 0] = (10, 20, 30, 255)
-    Image.fromarray(clear).save(tmp_path / "clear.png")
-    for name in ("gray", "deep"):
-        assert np.array_equal(images.read_image(tmp_path / f"{name}.png"), np.repeat(gray[:, :, None], 3, 2))
-    shown = images.read_image(tmp_path / "clear.png")
-    assert shown[0, 0].tolist() == [10, 20, 30] and (shown[1:] == 255).all()
-    Image.fromarray(np.ones((3, 4), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(InputError, match="float.tif: floating-point pixels"):
-        images.read_image(tmp_path / "float.tif")
-
-
-def test_mask_modes_and_nearest_resize(tmp_path: Path) -> None:
-    values = np.zeros((4, 6), bool)
-    values[1:3, 2:4] = True
-    forms = {
-        "bit": Image.fromarray(values),
-        "one": Image.fromarray(values.astype(np.uint8)),  # 0 and 1, almost black to the eye
-        "rgba": Image.fromarray(np.dstack([values * 255] * 3 + [np.full_like(values, 255, np.uint8)]).astype(np.uint8)),
-    }
-    palette = Image.fromarray(np.where(values, 0, 1).astype(np.uint8), "P")  # index 0 is the white entry
-    palette.putpalette([255, 255, 255, 0, 0, 0])
-    for name, form in {**forms, "palette": palette}.items():
-        form.save(tmp_path / f"{name}.png")
-        assert np.array_equal(images.read_mask(tmp_path / f"{name}.png"), values), name
-    halved = images.read_mask(tmp_path / "bit.png", (2, 3))
-    assert np.array_equal(halved, values[::2, ::2])  # the position rounded down, not the nearest centre
-    doubled = images.read_mask(tmp_path / "bit.png", (8, 12))
-    assert np.array_equal(doubled, values.repeat(2, 0).repeat(2, 1))
-
-
-def test_resizing_is_opencvs() -> None:
-    """Golden values of cv2.resize (4.10 and 5.0 agree): INTER_LINEAR on grey levels, INTER_NEAREST on masks."""
-    golden = np.load(Path(__file__).parent / "golden" / "opencv_resize.npz")
-    for i in range(4):
-        wanted = golden[f"image{i}_resized"].astype(int)
-        gap = images.resize_bilinear(golden[f"image{i}"], wanted.shape[:2]) - wanted
-        assert np.abs(gap).max() <= 1 and (gap != 0).mean() < 0.01, i
-        smaller = wanted.size < golden[f"image{i}"].size
-        assert not (smaller and gap.any()), i  # exact wherever the image shrinks
-        wanted = golden[f"mask{i}_resized"]
-        assert np.array_equal(images.resize_nearest(golden[f"mask{i}"], wanted.shape), wanted), i
-
-
-def test_to_tensor_is_normalised_and_resized() -> None:
-    tensor = to_tensor(np.full((20, 30, 3), 255, np.uint8), (8, 16))
-    assert tensor.shape == (3, 8, 16)
-    expected = [(1 - m) / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    assert tensor.mean((1, 2)).tolist() == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(InputError, match="uint8"):
-        to_tensor(np.zeros((8, 8, 3)), (8, 8))
 
 
 # --- real data

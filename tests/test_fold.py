@@ -123,6 +123,11 @@ def test_no_batch_norm_is_left() -> None:
         assert not [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
+def test_a_folded_model_is_not_folded_again() -> None:
+    with pytest.raises(InputError, match="this one is folded already; use it as it is"):
+        fold(fold(VARIANTS["simplenet-linear"](image_size=(32, 32)).eval()))
+
+
 def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(InputError, match="call model.eval"):
         fold(make("ssn-linear-raw-stopped").train())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def test_every_room_says_what_lives_there() -> None:
     for room in BELOW:
         text = ast.get_docstring(ast.parse((ROOT / "ssn_core" / room / "__init__.py").read_text(encoding="utf-8")))
         assert text and "mport" in text, room
+
+
+def test_the_promises_of_the_readme_name_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text(encoding="utf-8")))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    assert named and [name for name in sorted(named) if f"def {name}(" not in tests] == []
 
 
 def test_committed_runs_keep_their_ids() -> None:

@@ -10,6 +10,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sk
 
 from ssn_core.errors import InputError
@@ -378,3 +381,47 @@ def test_memory_is_bounded_by_the_chunk_not_by_the_maps(monkeypatch: pytest.Monk
 
 if __name__ == "__main__":
     print(measure())
+
+
+# --- properties, on small cases with many ties
+
+_levels = st.integers(-3, 3)  # few, so that scores tie
+
+
+@st.composite
+def _pixel_cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (n, h, w) float32 of few levels and masks, with a defective and a normal pixel somewhere."""
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(2, 5)))
+    maps = draw(arrays.arrays(np.int8, shape, elements=_levels)).astype(np.float32)
+    masks = draw(arrays.arrays(bool, shape))
+    masks[0, 0, 0], masks[-1, -1, -1] = True, False
+    return maps, masks
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=_pixel_cases(), limit=st.sampled_from(["0.05", "0.3", "1"]))
+def test_pixel_metrics_are_the_definition_for_any_ties(case: tuple[np.ndarray, np.ndarray], limit: str) -> None:
+    maps, masks = case
+    found = evaluate(np.zeros(len(maps)), maps, np.zeros(len(maps), int), masks)
+    assert aupro(maps, masks, float(limit)) == pytest.approx(float(slow_aupro(maps, masks, limit)), abs=EXACT)
+    assert found["P-AUROC"] == pytest.approx(sk.roc_auc_score(masks.ravel(), maps.ravel()), abs=EXACT)
+    assert found["AP-loc"] == pytest.approx(sk.average_precision_score(masks.ravel(), maps.ravel()), abs=EXACT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.lists(st.tuples(st.booleans(), _levels), min_size=2, max_size=20), shift=st.floats(-5, 5))
+def test_image_metrics_are_scikit_learns_and_know_only_the_order(pairs: list[tuple[bool, int]], shift: float) -> None:
+    labels, scores = (np.array(values) for values in zip(*pairs, strict=True))
+    labels[:2] = True, False
+    maps = scores[:, None, None].astype(np.float64)
+    found = evaluate(scores, maps, labels, None)
+    assert found["I-AUROC"] == pytest.approx(sk.roc_auc_score(labels, scores), abs=EXACT)
+    assert found["AP-det"] == pytest.approx(sk.average_precision_score(labels, scores), abs=EXACT)
+    assert found["seg-I-AUROC"] == found["I-AUROC"] and found["seg-AP-det"] == found["AP-det"]
+    assert evaluate(np.exp(scores) + shift, maps, labels, None)["I-AUROC"] == found["I-AUROC"]
+    best = youden(labels, scores)
+    above = scores >= best.threshold
+    assert (best.tpr, best.fpr) == pytest.approx((above[labels].mean(), above[~labels].mean()))
+    assert best.tpr - best.fpr == pytest.approx(
+        max((scores >= t)[labels].mean() - (scores >= t)[~labels].mean() for t in scores)
+    )

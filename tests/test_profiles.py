@@ -11,7 +11,7 @@ import yaml
 from support import tiny_config
 
 from ssn_core.errors import InputError
-from ssn_core.models import trunk
+from ssn_core.models import weights
 from ssn_core.runs import profiles
 from ssn_core.runs.config import PRESETS, RunConfig
 from ssn_core.runs.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
@@ -165,7 +165,7 @@ def test_weights_that_would_have_to_be_downloaded_are_not_run(
     checkout: Path, tiny_sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Profile, "data_root", lambda *_: tiny_sets)
-    monkeypatch.setattr(trunk, "weights_path", lambda _: None)
+    monkeypatch.setattr(weights, "weights_path", lambda _: None)
     (outcome, *_) = load_profile("small").run("scenario_a", log=lambda _: None)
     assert isinstance(outcome, NotRun) and outcome.reason.startswith("weights: none of efficientnet_lite0")
 

@@ -146,13 +146,30 @@ def test_an_interrupted_set_is_not_found_and_drawn_again(tmp_path: Path, monkeyp
     monkeypatch.setattr(synthetic, "_save", stop_halfway)
     with pytest.raises(KeyboardInterrupt):
         make_synthetic(tmp_path, size=96, counts=FEW)
-    assert saved[0].exists()  # something is left behind, and yet:
+    assert len(saved) == 5 and list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="does not hold synthetic ring .drawn by `make report`"):
         find_root("synthetic", "ring", tmp_path)
     monkeypatch.setattr(synthetic, "_save", real)
     make_synthetic(tmp_path, size=96, counts=FEW)
     assert len(open_dataset("synthetic", "ring", tmp_path).train) == 3
     assert json.loads((tmp_path / "ring" / "synthetic.json").read_text())["counts"]["train"] == 3
+
+
+def test_two_that_draw_the_same_set_leave_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins and ends while the first is drawing; before, it deleted what the first had drawn."""
+    monkeypatch.setattr(synthetic, "DEFECTS", {"ring": DEFECTS["ring"]})
+    real, first = synthetic._draw_set, []
+
+    def overtaken(*given: object) -> None:
+        real(*given)
+        if not first:
+            first.append(given)
+            make_synthetic(tmp_path, size=96, counts=FEW)
+
+    monkeypatch.setattr(synthetic, "_draw_set", overtaken)
+    make_synthetic(tmp_path, size=96, counts=FEW)
+    assert first and [path.name for path in tmp_path.iterdir()] == ["ring"]
+    assert open_dataset("synthetic", "ring", tmp_path).counts.test == 6
 
 
 def test_foreign_folders_are_not_touched(tmp_path: Path) -> None:

@@ -10,40 +10,57 @@ from PIL import Image, ImageOps
 
 from ssn_core.errors import InputError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+#: images too, but of formats that are not read; a folder that holds some must not seem complete without them
+UNREAD = (".avif", ".arw", ".cr2", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".nef", ".npy",
+          ".pgm", ".ppm", ".raw", ".tga")  # fmt: skip
+_LOSSY = ("JPEG", "MPO", "WEBP")  # Pillow's names
 
 
 def list_images(folder: Path) -> list[Path]:
     """Image files directly in ``folder`` in name order; empty where the folder is absent.
 
-    Hidden files are left out: archives made on macOS carry a ``._name.png`` beside every picture.
+    Hidden files are left out: archives made on macOS carry a ``._name.png`` beside every picture. A link that leads
+    nowhere is listed, so that reading it names it.
     """
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    return [folder / name for name in _names(folder)[1] if name.lower().endswith(SUFFIXES)]
 
 
 def subfolders(folder: Path) -> list[Path]:
     """Folders directly in ``folder`` in name order, without hidden ones; none where it is absent or unreadable."""
-    _, names, _ = next(os.walk(folder), ("", [], []))
-    return [folder / name for name in sorted(names) if not name.startswith(".")]
+    return [folder / name for name in _names(folder)[0]]
+
+
+def unread_images(root: Path) -> list[str]:
+    """A line for each format below ``root`` whose files look like images and are not read; none where all are."""
+    found: dict[str, list[str]] = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.lower().endswith(UNREAD) and not name.startswith("."):
+                found.setdefault(os.path.splitext(name)[1].lower(), []).append(os.path.join(folder, name))
+    return [
+        f"{min(paths)}: {suffix} is not read ({len(paths)} file{'s' * (len(paths) > 1)}); convert to png or move away."
+        for suffix, paths in sorted(found.items())
+    ]
+
+
+def _names(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files directly in ``folder``, sorted, without hidden ones; one look each."""
+    _, *both = next(os.walk(folder), ("", [], []))
+    return tuple(sorted(name for name in names if not name.startswith(".")) for names in both)
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Decode a png, jpg, bmp or tif file to RGB, uint8 (H, W, 3), upright by its EXIF orientation.
+    """Decode a file of one of :data:`SUFFIXES` to RGB, uint8 (H, W, 3), upright by its EXIF orientation.
 
     Raises:
         InputError: the file is missing, truncated, not an image, or of a kind without a defined brightness range.
     """
-    return to_rgb(_decode(path), name=str(path))
+    return to_rgb(_decode(path)[0], name=str(path))
 
 
 def to_rgb(image: Image.Image, name: str = "image") -> np.ndarray:
-    """Convert a Pillow image of any mode to RGB, uint8 (H, W, 3).
+    """Convert a Pillow image of any mode to RGB, uint8 (H, W, 3), upright by its EXIF orientation.
 
     16-bit values are divided by 257 (the full range, never one stretched per image: brightness stays comparable
     between images). Grayscale is repeated three times. Transparent pixels show white, because the colours stored
@@ -52,6 +69,7 @@ def to_rgb(image: Image.Image, name: str = "image") -> np.ndarray:
     Raises:
         InputError: floating-point pixels, or integers beyond 16 bits.
     """
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise InputError(f"{name}: floating-point pixels have no defined range; save it with 8 or 16 bits.")
     if image.mode == "I" or image.mode.startswith("I;"):
@@ -100,29 +118,30 @@ def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a defect mask as bool (H, W): every value above zero is defective.
+    """Read a defect mask as bool (H, W): every value above zero is defective, in a JPEG or WebP above one half.
 
-    ``size`` = (H, W) resizes by nearest neighbour (:func:`resize_nearest`); None keeps the file's own size.
+    Lossy compression leaves faint values around every edge, which are not the annotator's; a lossless file may hold
+    0 and 1. ``size`` = (H, W) resizes by nearest (:func:`resize_nearest`); None keeps the file's own size.
 
     Raises:
         InputError: the file is missing, truncated or not an image.
     """
-    image = _decode(path)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGB")  # a palette's index is not a brightness
-    values = np.asarray(image)
+    image, lossy = _decode(path)
+    if image.mode in ("P", "PA", "CMYK"):
+        image = image.convert("RGB")  # a palette's index is not a brightness, and ink is dark
+    values = np.asarray(image) > (127 if lossy else 0)
     if values.ndim == 3:
         colours = values.shape[2] - (image.mode in ("LA", "RGBA"))  # an opaque alpha channel marks nothing
         values = values[:, :, :colours].any(axis=2)
-    mask = values > 0
-    return mask if size is None else resize_nearest(mask, size)
+    return values if size is None else resize_nearest(values, size)
 
 
-def _decode(path: str | Path) -> Image.Image:
+def _decode(path: str | Path) -> tuple[Image.Image, bool]:
+    """The upright image, and whether its file's format is a lossy one."""
     try:
         with Image.open(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image), image.format in _LOSSY
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ssn_core.data.images import list_images, read_image, read_mask, subfolders
+from ssn_core.data.images import list_images, read_image, read_mask, subfolders, unread_images
 from ssn_core.errors import InputError
 
 LABELS_FILE = "labels.csv"
 HELD_OUT = 0.2  # of a person's own good images, where the folder itself sets none apart
 _HELD_OUT_SEED = 0
+NEARLY_BLACK = 16  # of 255: where 4095 of 65535 lies, the largest value of 12 bits
 Listed = tuple[Path, Path | None, int | None]  # an image, its mask, its label; None: none, or not known yet
 
 
@@ -55,7 +56,7 @@ def index(root: Path, training_masks: bool = True) -> tuple[list[Sample], list[S
     layout an image is defective where train/labels.csv (columns file,label) says so or, without that file, where its
     mask is not empty. ``training_masks=False`` lists no training mask, and opens none where there is a labels.csv.
     """
-    problems: list[str] = []
+    problems = unread_images(root)
     listed = _mvtec(root, problems) if layout_of(root) == "mvtec" else _ksdd(root, training_masks, problems)
     samples = _decoded(root, listed, problems)
     train = [sample for sample in samples if sample.name.startswith("train/")]
@@ -85,7 +86,14 @@ def index_own(root: Path, training_masks: bool = True) -> tuple[list[Sample], li
 
 def _decoded(root: Path, listed: Iterable[Listed], problems: list[str]) -> list[Sample]:
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        return list(pool.map(lambda entry: _sample(root, *entry, problems), listed))
+        read = list(pool.map(lambda entry: _sample(root, *entry, problems), listed))
+    peak = max((peak for _, peak in read), default=255)
+    if peak <= NEARLY_BLACK:
+        problems.append(
+            f"{root}: no image is brighter than {peak} of 255, as 12-bit values in 16-bit files are; multiply all of "
+            "them by 16, or save them with 8 bits."
+        )
+    return [sample for sample, _ in read]
 
 
 def _mvtec(root: Path, problems: list[str]) -> Iterator[Listed]:
@@ -164,8 +172,9 @@ def _read_labels(table: Path, images: list[Path], problems: list[str]) -> dict[P
     return labels
 
 
-def _sample(root: Path, image: Path, mask: Path | None, label: int | None, problems: list[str]) -> Sample:
-    """Decode an image and its mask; where neither its folder nor labels.csv gives its label, the mask does."""
+def _sample(root: Path, image: Path, mask: Path | None, label: int | None, problems: list[str]) -> tuple[Sample, int]:
+    """Decode an image and its mask; where neither its folder nor labels.csv gives its label, the mask does. Also the
+    image's largest value, of 255."""
     arrays = []
     for path, read in ((image, read_image), (mask, read_mask)):
         try:
@@ -184,4 +193,7 @@ def _sample(root: Path, image: Path, mask: Path | None, label: int | None, probl
     label = int(marked) if label is None else label
     if marks is not None and marked != label:
         problems.append(f"{mask}: the mask is {'not ' * marked}empty, but {source} gives the image label {label}.")
-    return Sample(name.as_posix(), image, mask, label, defect if label else "good")
+    if any("\ud800" <= letter <= "\udfff" for letter in str(name)):
+        problems.append(f"{ascii(str(image))}: the name is not UTF-8, so no results file can hold it; rename it.")
+    sample = Sample(name.as_posix(), image, mask, label, defect if label else "good")
+    return sample, 255 if pixels is None else int(pixels.max())

@@ -7,7 +7,7 @@ scratches on brushed metal, defective images in training too) in KolektorSDD2's.
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +20,7 @@ from ssn_core.data.datasets import write_labels
 from ssn_core.data.find import SYNTHETIC_MARKER
 from ssn_core.data.painters import SCENES
 from ssn_core.errors import InputError
-from ssn_core.files import read_json, write_json
+from ssn_core.files import read_json, write_json, writing
 
 DEFECTS: dict[str, tuple[str, ...]] = {
     "ring": ("broken_large", "broken_small", "contamination"),
@@ -86,33 +86,39 @@ def make_synthetic(root: str | Path, seed: int = 0, size: int = 128, counts: Syn
 
 def _make_set(root: Path, name: str, seed: int, size: int, counts: SyntheticCounts) -> None:
     parameters = {"format": FORMAT, "set": name, "seed": seed, "size": size, "counts": asdict(counts)}
-    final, part, old = root / name, root / f".{name}.part", root / f".{name}.old"
+    final = root / name
     if final.exists():
         if not (final / SYNTHETIC_MARKER).is_file():
             raise InputError(f"{final} has no {SYNTHETIC_MARKER}, so it was not drawn here; move or delete it.")
         if _parameters(final) == parameters:
             return
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as own:
+            part = Path(own, name)
+            _draw_set(part, name, seed, size, counts)
+            write_json(part / SYNTHETIC_MARKER, parameters)
+            if _parameters(final) != parameters:  # else another process drew the same meanwhile
+                if final.exists():
+                    final.rename(Path(own, "old"))
+                part.rename(final)
+
+
+def _draw_set(folder: Path, name: str, seed: int, size: int, counts: SyntheticCounts) -> None:
     shape = (2 * size, 3 * size // 4) if name == "plates" else (size, size)
     for picture, mask, place, defect in _plan(name, seed, counts):
         drawing = draw(name, shape, place, defect)
-        _save(part / picture, drawing.image)
+        _save(folder / picture, drawing.image)
         if mask is not None:
-            _save(part / mask, drawing.mask)
+            _save(folder / mask, drawing.mask)
     if name == "plates":
-        write_labels(part)  # so that weakly supervised training opens no mask
-    write_json(part / SYNTHETIC_MARKER, parameters)
-    if final.exists():
-        final.rename(old)
-    part.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+        write_labels(folder)  # so that weakly supervised training opens no mask
 
 
 def _parameters(folder: Path) -> object:
     try:
         return read_json(folder / SYNTHETIC_MARKER)
-    except json.JSONDecodeError:
+    except (OSError, json.JSONDecodeError):
         return None
 
 

@@ -31,6 +31,8 @@ def fold(model: Detector) -> FoldedDetector:
     takes one image. The model itself is left unchanged. The twin is a plain module: it can be compiled, exported (at
     the model's image size) and cast with ``.half()`` or ``.bfloat16()``.
     """
+    if isinstance(model, FoldedDetector):
+        raise InputError("fold takes a model in its plain form, and this one is folded already; use it as it is")
     if model.training:
         raise InputError("fold needs a model in eval mode, since it freezes the batch statistics; call model.eval()")
     with torch.no_grad():

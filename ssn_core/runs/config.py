@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,10 @@ Backbone = Literal[tuple(BACKBONES)]
 Noise = Literal[(*FIXED_NOISES, "learned_v1", "learned_v2")]
 Adaptor = Literal["linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu"]
 
-Name = Annotated[str, Field(pattern=r"^[^/]+$", max_length=100, description="a name without a slash")]  # of a folder
+# of a folder
+Name = Annotated[
+    str, Field(pattern=r"^[^/\x00]+$", max_length=100, description="a name without a slash, to 100 letters")
+]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=32, multiple_of=8)]
 Size = Annotated[
@@ -25,6 +29,9 @@ Size = Annotated[
     BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v),  # JSON and YAML know no tuples
     Field(description="(height, width), each a multiple of 8 and at least 32"),
 ]
+
+
+MAX_NAME = 240  # bytes; most file systems have 255, and names of half-written files are longer
 
 
 class RunConfig(BaseModel):
@@ -58,7 +65,8 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=2)] = 32
-    perlin_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.2
+    # Perlin noise lies in [-1, 1]: above 0.9 few masks mark anything, from 1 on none
+    perlin_threshold: Annotated[float, Field(gt=-1, le=0.9, allow_inf_nan=False)] = 0.2
     rotations: bool = False  # an epoch takes every normal image at all four right angles
     memory_size: Annotated[int, Field(ge=1)] | None = None  # features that method="memory" keeps
     memory_choice: Literal["coreset", "random"] = "coreset"  # which ones: the farthest from each other, or any
@@ -82,6 +90,10 @@ class RunConfig(BaseModel):
         return self
 
     def _contradictions(self) -> Iterator[tuple[bool, str]]:
+        yield (
+            len(os.fsencode(self.run_id)) > MAX_NAME,
+            f"experiment and category make a folder name of {len(os.fsencode(self.run_id))} bytes; at most {MAX_NAME}",
+        )
         learned = self.noise not in FIXED_NOISES
         yield (
             self.experiment.startswith("scenario_b") and self.adaptor == "linear",
@@ -185,7 +197,15 @@ def _lines(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:
         else:
             known = RunConfig.model_fields[field].description
             rule = f"must be {known}" if known else problem["msg"].replace("Input should", "must")
-            yield f"{field}={values[field]!r} {rule}"
+            yield f"{field}={_shown(values[field])} {rule}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
 _A: dict[str, Any] = {"backbone": "resnet18"}

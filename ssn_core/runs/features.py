@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_image
 from ssn_core.errors import InputError
+from ssn_core.files import reserve, writing
 from ssn_core.models.trunk import to_tensor
 
 #: as is, flipped vertically, flipped horizontally, rotated by 180 degrees: dimensions of (..., H, W) to flip
@@ -115,7 +117,7 @@ def cache_limit() -> int:
         limit = float(text)
     except ValueError:
         limit = 0.0
-    if limit <= 0:
+    if not 0 < limit < math.inf:  # no NaN either
         raise InputError(f"{CACHE_VARIABLE}={text!r} must be a number of gigabytes > 0")
     return int(limit * 1e9)
 
@@ -165,8 +167,9 @@ def _allocate(count: int, shapes: list[torch.Size], log: Callable[[str], None]) 
             return [torch.empty(size, dtype=dtype) for size in sizes]
         tensors = []
         for size in sizes:
-            with tempfile.NamedTemporaryFile(prefix="ssn-features-", delete=False) as handle:
-                path = Path(handle.name)
-            tensors.append(torch.from_numpy(np.memmap(path, dtype=np.float16, mode="w+", shape=size)))
-            path.unlink()  # the mapping keeps the file alive, and nothing is left behind after a crash
+            with writing(f"feature cache in {os.environ.get('TMPDIR', 'the temporary folder')} (set by TMPDIR)"):
+                with tempfile.NamedTemporaryFile(prefix="ssn-features-") as handle:  # the mapping outlives its name
+                    reserve(Path(handle.name), 2 * int(np.prod(size)))
+                    cache = np.memmap(handle.name, dtype=np.float16, mode="r+", shape=size)
+            tensors.append(torch.from_numpy(cache))
         return tensors

@@ -94,7 +94,7 @@ class Profile:
             find_root(config.dataset, config.category, self.data_root(config))
         except InputError as error:
             return f"data: {error}"
-        from ssn_core.models.trunk import weights_path
+        from ssn_core.models.weights import weights_path
 
         if self.skip_unavailable and weights_path(config.backbone) is None:
             return f"weights: none of {config.backbone} on this machine (making the run by its command downloads them)"

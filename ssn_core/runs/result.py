@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ssn_core.runs import STORE
 from ssn_core.runs.config import RunConfig
 
 FORMAT = 2
-CHECKPOINT, MODEL, NOISE = "checkpoint.pt", "model.safetensors", "noise.npz"
+CHECKPOINT, PREVIOUS, MODEL, NOISE = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors", "noise.npz"
 SCORES = ["image", "defect", "label", "score", "map_score", "top_score", "marked", "marked_scaled"]
 Log = Callable[[str], None]
 
@@ -76,7 +77,7 @@ def pixel_threshold(config: RunConfig, metrics: Mapping[str, Any]) -> float:
 def find_run(config: RunConfig, store: str | Path = STORE) -> RunResult | None:
     """The finished run of a configuration, or None; another configuration's or format's folder is an error."""
     folder = Path(store) / config.run_id
-    if not (folder / "run.json").is_file():
+    if not os.path.isfile(folder / "run.json"):  # Path's own raises where the name is too long
         return None
     result = load_run(folder)
     if result.config != config:
@@ -91,16 +92,16 @@ def load_run(folder: str | Path) -> RunResult:
     """Read a finished run folder."""
     folder = Path(folder)
     path = folder / "run.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{folder} holds no finished run (no run.json); run its configuration first")
-    info = read_run_file(path, read_json)
+    info = read_run_file(path, _read_object)
     if info.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {info.get('format')!r}, this version reads format {FORMAT}; "
             "delete the folder and run the configuration again"
         )
     config = read_run_file(path, lambda _: RunConfig(**info["config"]))
-    return RunResult(config, folder, info, read_run_file(folder / "metrics.json", read_json))
+    return RunResult(config, folder, info, read_run_file(folder / "metrics.json", _read_object))
 
 
 def locate_run(place: str | Path) -> Path:
@@ -120,6 +121,13 @@ def read_run_file(path: Path, read: Callable[[Path], Any]) -> Any:
         raise InputError(
             f"{path} cannot be read ({error}); delete the folder {path.parent} and run its configuration again"
         ) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, not an object")
+    return found
 
 
 def _difference(found: RunConfig, wanted: RunConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import platform
@@ -19,8 +20,9 @@ from ssn_core import __version__
 from ssn_core.data.datasets import Dataset
 from ssn_core.errors import InputError, Stopped
 from ssn_core.fast.inference import fold
-from ssn_core.files import write_atomic, write_csv, write_json
+from ssn_core.files import reserve, write_atomic, write_csv, write_json, writing
 from ssn_core.models.detectors import build_model
+from ssn_core.models.weights import digest, read_tensors
 from ssn_core.runs import evaluation as evaluate
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
@@ -28,7 +30,17 @@ from ssn_core.runs.held_out import Validation
 from ssn_core.runs.memory_trainer import MemoryTrainer
 from ssn_core.runs.noise_field import noise_field
 from ssn_core.runs.progress import progress
-from ssn_core.runs.result import CHECKPOINT, FORMAT, MODEL, NOISE, SCORES, Log, pixel_threshold, read_run_file
+from ssn_core.runs.result import (
+    CHECKPOINT,
+    FORMAT,
+    MODEL,
+    NOISE,
+    PREVIOUS,
+    SCORES,
+    Log,
+    pixel_threshold,
+    read_run_file,
+)
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
 from ssn_core.runs.training_set import TrainingSet, real_defects
 
@@ -83,14 +95,25 @@ class Runner:
 
         Interrupted at any point, it saves the last whole epoch and raises :class:`Stopped`.
         """
+        self._probe()
         self.log(f"training on {self.device}, epoch {self.trainer.epochs_done} of {self.config.epochs}")
         try:
             self._train()
             self._write_results()
         except KeyboardInterrupt:
             self._stop()
-        for leftover in (self.folder / CHECKPOINT, *self.folder.glob(".*.part.*")):  # the latter of a killed process
-            leftover.unlink(missing_ok=True)
+        tidy(self.folder)
+
+    def _probe(self) -> None:
+        """Refuse before training what has no room for its checkpoints, this one, the one before and the next."""
+        size = sum(value.numel() * value.element_size() for value in trained_state(self.model).values())
+        there = sum((self.folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
+        part = self.folder / ".probe.part.bin"
+        with writing(self.folder):
+            try:
+                reserve(part, (3 - there) * 3 * size)  # weights, and AdamW's two moments of each
+            finally:
+                part.unlink(missing_ok=True)
 
     def _train(self) -> None:
         self.clock = time.monotonic()
@@ -203,6 +226,7 @@ class Runner:
             "epochs_done": self.trainer.epochs_done,
             "wall_seconds": round(self.seconds, 1),
             "git_revision": git_revision(),
+            "weights_sha256": digest(self.model.trunk),
             "data": {
                 "fingerprint": self.fingerprint,
                 "train": counts.train,
@@ -230,13 +254,23 @@ class Runner:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        _write_bytes(self.folder / CHECKPOINT, buffer.getbuffer())
+        _write_bytes(self.folder / CHECKPOINT, buffer.getbuffer(), self.folder / PREVIOUS)
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
-        path = self.folder / CHECKPOINT
-        if not path.is_file():
-            return None
-        state = read_run_file(path, lambda file: torch.load(file, map_location=self.device, weights_only=True))
+        """The last whole checkpoint; one that is damaged falls back to the one before."""
+        paths = [path for path in (self.folder / CHECKPOINT, self.folder / PREVIOUS) if path.is_file()]
+        for path in paths:
+            try:
+                state = read_run_file(path, lambda file: read_tensors(file, self.device))
+            except InputError as error:
+                if path == paths[-1]:
+                    raise
+                self.log(f"{str(error).partition(';')[0]}; going on from {paths[-1].name}")
+            else:
+                return self._own(path, state)
+        return None
+
+    def _own(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
         same = {
             "format": FORMAT,
             "config": self.config.as_dict(),
@@ -254,15 +288,22 @@ class Runner:
         self.history, self.seconds = saved["history"], saved["seconds"]
 
 
+def tidy(folder: Path) -> None:
+    """Delete what a finished run needs no more, also when its process was killed before it could."""
+    with contextlib.suppress(OSError):  # a read-only store keeps it
+        for leftover in (folder / CHECKPOINT, folder / PREVIOUS, *folder.glob(".*.part.*")):
+            leftover.unlink(missing_ok=True)
+
+
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     _write_bytes(path, buffer.getbuffer())
 
 
-def _write_bytes(path: Path, content: bytes | memoryview) -> None:
+def _write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
     """What libraries made in memory: their own writers each have another error for a full disk."""
-    write_atomic(path, lambda part: part.write_bytes(content) and None)
+    write_atomic(path, lambda part: part.write_bytes(content) and None, previous)
 
 
 def git_revision() -> str | None:

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ssn_core.data.datasets import open_dataset
+from ssn_core.data.datasets import find_root, fingerprint_at_hand, open_dataset
 from ssn_core.errors import InputError
 from ssn_core.models.detectors import Detector, build_model
+from ssn_core.models.weights import digest, weights_path
 from ssn_core.runs import STORE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.guard import interrupted_by_sigterm, owned
 from ssn_core.runs.result import CHECKPOINT, MODEL, Log, RunResult, find_run, load_run, read_run_file
-from ssn_core.runs.runner import Runner
+from ssn_core.runs.runner import Runner, tidy
 from ssn_core.runs.trainer import trained_state
 from ssn_core.runs.training_set import TrainingSet
 
@@ -29,7 +30,8 @@ def run(
     checkpoint_seconds: float = 30.0,
     log: Log = print,
 ) -> RunResult:
-    """Train and evaluate one configuration, or load it when its folder in ``store`` is finished.
+    """Train and evaluate one configuration, or load it when its folder in ``store`` is finished; where other data than
+    it was made with are at hand, that is an error.
 
     An interrupted run resumes from its checkpoint and, on a CPU, ends with the same bits as an uninterrupted one.
     ``data_root``: see :func:`ssn_core.find_root`. All input is checked before training (:class:`InputError`).
@@ -40,11 +42,12 @@ def run(
     """
     folder = Path(store) / config.run_id
     if (finished := find_run(config, store)) is not None:
-        return finished
+        tidy(folder)
+        return _of_these_data(finished, data_root, log)
     device = usable_device(device)
-    dataset = open_dataset(config.dataset, config.category, data_root, training_masks=config.needs_training_masks)
-    training = TrainingSet.of(config, dataset)
-    with interrupted_by_sigterm(), owned(folder) as gone:
+    with interrupted_by_sigterm(), owned(folder) as gone:  # first of all: it is what tries to write there
+        dataset = open_dataset(config.dataset, config.category, data_root, training_masks=config.needs_training_masks)
+        training = TrainingSet.of(config, dataset)
         if gone:
             log(f"[{config.run_id}] taken over from {gone}, which has ended")
         if (finished := find_run(config, store)) is None:  # else its last owner ended just now
@@ -52,6 +55,23 @@ def run(
                 Runner(config, folder, dataset, training, device, checkpoint_seconds, log).complete()
             finished = find_run(config, store)
     assert finished is not None
+    return finished
+
+
+def _of_these_data(finished: RunResult, data_root: str | Path | None, log: Log) -> RunResult:
+    """A finished run, refused where other data are at hand than those it was made with; results that come without
+    their data, as the committed ones, are read as they are."""
+    config = finished.config
+    found = fingerprint_at_hand(config.dataset, config.category, data_root, config.needs_training_masks)
+    made = finished.info.get("data", {}).get("fingerprint")
+    if found not in (None, made):
+        raise InputError(
+            f"{finished.path} was made with other data (fingerprint {str(made)[:12]}) than "
+            f"{find_root(config.dataset, config.category, data_root)} holds ({found[:12]}); point data_root (or "
+            "SSN_DATA_DIR) at the data it was made with, or choose another store to train on these"
+        )
+    if found:
+        log(f"[{config.run_id}] loaded, not trained; its data are unchanged")
     return finished
 
 
@@ -95,7 +115,8 @@ def usable_device(device: str | torch.device | None = None) -> torch.device:
 
 def load_model(path: str | Path) -> Detector:
     """The trained model of a run folder, in eval mode on the CPU."""
-    config = load_run(path).config
+    result = load_run(path)
+    config, trained_on = result.config, result.info.get("weights_sha256")
     file = Path(path) / MODEL
     if not file.is_file():
         raise InputError(
@@ -103,6 +124,11 @@ def load_model(path: str | Path) -> Detector:
             "(or choose another store) and run its configuration again"
         )
     model = build_model(**config.model_arguments())
+    if trained_on not in (None, digest(model.trunk)):
+        raise InputError(
+            f"{path} was trained on other weights of {config.backbone} than {weights_path(config.backbone)} holds; "
+            "put the weights back that it was trained on, or delete the folder and run the configuration again"
+        )
     wanted, state = trained_state(model), read_run_file(file, load_file)
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in wanted.items()}:
         raise InputError(f"{file} does not fit its run.json; delete the folder {path} and run the configuration again")
