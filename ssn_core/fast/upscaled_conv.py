@@ -78,14 +78,14 @@ class UpscaledConv(nn.Module):
         return out
 
     def whole(self, layers: tuple[Tensor, ...], taps: tuple[Tensor, ...], bias: Tensor) -> Tensor:
-        """The same, with a bias, in few large operations, of which one writes the output: for a GPU, a compiler, an exporter."""
+        """The same, with a bias, in few large operations, one of which writes the output: for a GPU or a compiler."""
         k, parts = self.taps, []
         for layer, rows, x in zip(layers, taps, (self.x2, self.x3), strict=True):
             n, h, w, c = layer.shape
             mixed = torch.bmm(layer.reshape(-1, c).expand(k, -1, -1), rows).view(k * n * h, w * k, -1)
             parts.append(torch.bmm(x.expand(k * n * h, -1, -1), mixed).view(k, n, h, -1).transpose(0, 1))
         wide = torch.cat(parts, dim=2).flatten(1, 2)  # (n, k (h2 + h3), W O)
-        out = torch.baddbmm(bias.repeat(self.size_out[1]), self.y.expand(len(wide), -1, -1), wide)
+        out = torch.baddbmm(bias.repeat(self.size_out[1]), self.y.expand(wide.shape[0], -1, -1), wide)
         return out.unflatten(2, (self.size_out[1], -1))
 
     def workspace(self, part: Tensor, o: int, kept: Kept) -> tuple[Tensor, Tensor]:
