@@ -88,14 +88,13 @@ def test_a_file_that_was_tampered_with_is_refused(
     run: ssn.RunResult, exported: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     model = ssn.load_model(run.path)
-    export.compare(exported[0], model, 0.0)
+    assert export.difference(exported[0], model, 0.0) == ""
     proto = onnx.load(exported[0])
     largest = max(proto.graph.initializer, key=lambda x: len(x.raw_data))
     values = onnx.numpy_helper.to_array(largest) * np.float32(1.01)
     largest.CopyFrom(onnx.numpy_helper.from_array(values, largest.name))
     onnx.save(proto, tmp_path / "tampered.onnx")
-    with pytest.raises(InputError, match="tampered.onnx: ONNX Runtime's .* differs from torch's by"):
-        export.compare(tmp_path / "tampered.onnx", model, 0.0)
+    assert "in ONNX Runtime differ from torch's" in export.difference(tmp_path / "tampered.onnx", model, 0.0)
 
 
 def test_a_graph_that_is_not_equal_leaves_the_file_as_it_was(
@@ -109,9 +108,20 @@ def test_a_graph_that_is_not_equal_leaves_the_file_as_it_was(
     monkeypatch.setattr(export._OnnxForm, "_segmentation", shifted)
     target = tmp_path / "model.onnx"
     target.write_text("an earlier export")
-    with pytest.raises(InputError, match="anomaly map differs from torch's by 0.01"):
+    with pytest.raises(InputError, match=r"model.onnx is not written: anomaly map .* differ from torch's \(by 0.01,"):
         ssn.export_onnx(run.path, target)
     assert target.read_text() == "an earlier export" and [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_decision_that_differs_is_refused(
+    run: ssn.RunResult, exported: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal within the tolerance, with the threshold in between."""
+    model, call = ssn.load_model(run.path), export.session(exported[0])
+    threshold = ssn.fold(model).predict(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).map_score
+    monkeypatch.setattr(export, "session", lambda path: lambda images: [x + np.float32(5e-5) for x in call(images)])
+    assert export.difference(exported[0], model, threshold + 2e-5).startswith("decision in ONNX Runtime differ")
+    assert export.difference(exported[0], model, threshold + 1.0) == ""
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
