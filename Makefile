@@ -35,7 +35,7 @@ site: $(READY)   ## execute the notebooks of PROFILE and export them to build/PR
 
 test: $(READY)   ## lint and run every test
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check ssn_core report tests notebooks
+	$(PY) -m ruff format --check ssn_core report tests notebooks kaggle
 	$(PY) -m pytest
 
 queue: $(QUEUE)  ## make what is missing of PROFILE, CORES runs at a time, then notebooks and PDFs; resumes

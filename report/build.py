@@ -12,34 +12,39 @@ from ssn_core.errors import InputError
 from ssn_core.files import write_atomic, write_json
 
 LANGUAGES = ("en", "it")
-SUMMARY = Path("build") / "report" / "summary.json"
 
 
-def build_report(root: str | Path, languages: Sequence[str] = LANGUAGES) -> list[Path]:
-    """Rebuild the PDFs of a checkout from its committed results; returns their paths.
+def build_report(root: str | Path, profile: str = "cpu", languages: Sequence[str] = LANGUAGES) -> list[Path]:
+    """Rebuild the PDFs of a checkout from the results of a profile; returns their paths.
 
-    Reads ``data/results``, ``data/reference``, ``figures`` and ``report`` below ``root``; writes
-    ``build/report/summary.json`` and ``report/report.<language>.pdf``, each beside its name and renamed. The PDF's
-    timestamp is that of the newest revision that made a run, so unchanged input gives an unchanged file.
-    Raises :class:`InputError` for an unknown language, a missing reference file, a broken ledger and a Typst error.
+    Reads the profile's store, ``data/reference``, figures and ``report`` below ``root``; writes the summary into
+    ``build/report`` and ``report.<language>.pdf``, each beside its name and renamed: into ``report`` for real data,
+    into ``build/<profile>`` for synthetic data, whose pages say so. The PDF's timestamp is that of the newest revision
+    that made a run, so unchanged input gives an unchanged file. Raises :class:`InputError` for an unknown language or
+    profile, a missing reference file, a broken ledger and a Typst error.
     """
     root = Path(root).resolve()
     if unknown := sorted(set(languages) - set(LANGUAGES)):
         raise InputError(f"language {', '.join(unknown)} is unknown; the report exists in {', '.join(LANGUAGES)}")
-    summary = write_summary(root)
-    return [_compile(root, language, summary["timestamp"]) for language in languages]
+    summary = write_summary(root, profile)
+    folder = root / "build" / profile if summary["synthetic"] else root / "report"
+    return [_compile(root, language, summary["timestamp"], profile, folder) for language in languages]
 
 
-def write_summary(root: Path) -> dict[str, Any]:
-    """Summarise the results, judge claims and comparisons, write all to ``build/report/summary.json`` and return it."""
-    summary = summarise(root)
+def _summary_path(profile: str) -> str:
+    return f"build/report/summary.{profile}.json"
+
+
+def write_summary(root: Path, profile: str = "cpu") -> dict[str, Any]:
+    """Summarise the results, judge claims and comparisons, write all into ``build/report`` and return it."""
+    summary = summarise(root, profile)
     summary["claims"] = judge(load_claims(root / "report" / "claims.yaml"), summary)
     summary["comparisons"] = compare(load_comparisons(root / "report" / "comparisons.yaml"), summary)
-    write_json(root / SUMMARY, summary)
+    write_json(root / _summary_path(profile), summary)
     return summary
 
 
-def _compile(root: Path, language: str, timestamp: int) -> Path:
+def _compile(root: Path, language: str, timestamp: int, profile: str, folder: Path) -> Path:
     try:
         import typst  # an optional dependency, with the notebooks
     except ImportError as error:
@@ -47,7 +52,8 @@ def _compile(root: Path, language: str, timestamp: int) -> Path:
     source = root / "report" / f"report.{language}.typ"
     options = {"root": str(root), "ignore_system_fonts": True, "timestamp": timestamp}
     try:
-        pdf = typst.compile(str(source), sys_inputs={"language": language}, **options)
+        inputs = {"language": language, "summary": f"/{_summary_path(profile)}"}
+        pdf = typst.compile(str(source), sys_inputs=inputs, **options)
     except typst.TypstError as error:
         raise InputError(f"Typst stopped: {error.diagnostic.partition(chr(10) * 2)[0]}") from error
-    return write_atomic(source.with_suffix(".pdf"), lambda part: part.write_bytes(pdf) and None)
+    return write_atomic(folder / f"report.{language}.pdf", lambda part: part.write_bytes(pdf) and None)

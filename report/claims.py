@@ -2,7 +2,7 @@
 
 ``report/claims.yaml`` states every claim in both languages and its checks; a check compares two quantities.
 ``report/comparisons.yaml`` states in the same way what sentences of the report compare. No verdict is written in
-either: it is computed from the summary (:mod:`report.summary`) by the rules of :mod:`report.differences`.
+either: it is computed from the summary (:mod:`report.summary`) by the rules of :mod:`ssn_core.study.differences`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from report.differences import CONFIRMED, OPEN, OPERATORS, REFUTED, Difference, decide, difference, place
 from report.quantities import FILES, SOURCES, TERMS, Quantity, resolve
 from ssn_core.errors import InputError
+from ssn_core.study.differences import CONFIRMED, OPEN, OPERATORS, REFUTED, Difference, decide, difference, place
 from ssn_core.study.trend import RISE
 
 _CLAIM_KEYS, _TEXTS = {"id", "section", "erratum", "claim", "test", "checks"}, ("claim", "test")

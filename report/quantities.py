@@ -6,12 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from report.differences import Sample
 from ssn_core.metrics import METRICS
+from ssn_core.study.differences import Sample
+from ssn_core.study.reference import PUBLISHED_RUNS
+from ssn_core.study.results import only
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")
-PUBLISHED_RUNS = 5  # behind every published mean and its sample standard deviation
 #: counted, or computed from the data and the frozen trunk alone: the same for every seed
 DETERMINISTIC = ("parameters", "feature-std", "noise-to-features")
 #: what two trainings share where one change is to explain their difference; then they are compared seed by seed
@@ -79,16 +80,16 @@ def _scaled(bare: Quantity, value: float, **fields: Any) -> Quantity:
 
 
 def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
-    """The first fitting row of a reference file, of the counters or of the benchmark."""
-    rows = [row for row in summary[bare.source] if all(row.get(k) == v for k, v in bare.where.items())]
+    """The one fitting row of a reference file, of the counters or of the benchmark."""
+    where = dict(bare.where)
     if bare.source in ("course", "published", "log"):
-        rows = [row for row in rows if row["metric"] == bare.metric]
+        where["metric"] = bare.metric
     if bare.source == "speed":
-        rows = [row for row in rows if row["statistic"] == bare.statistic]
+        where["statistic"] = bare.statistic
     column = bare.statistic if bare.source == "log" else _COLUMNS.get(bare.source, bare.metric)
-    if not rows or rows[0][column] is None:
+    row, fields = only(summary[bare.source], **where), {}
+    if row is None or row[column] is None:
         return dataclasses.replace(bare, command=_COMMANDS.get(bare.source))
-    row, fields = rows[0], {}
     if bare.source == "published":
         fields = {"std": row["std"], "n": PUBLISHED_RUNS}
     if bare.source == "bench":
@@ -99,11 +100,11 @@ def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
 
 
 def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
-    groups = [g for g in summary["groups"] if all(g.get(k) == v for k, v in bare.where.items())]
     bare = dataclasses.replace(bare, command=missing_command(bare.where, summary))
-    if not groups or bare.metric not in groups[0]["values"]:
+    group = only(summary["groups"], **bare.where)
+    if group is None or bare.metric not in group["values"]:
         return bare
-    group, found = groups[0], groups[0]["values"][bare.metric]
+    found = group["values"][bare.metric]
     fields: dict[str, Any] = {name: group[name] for name in ("epochs", "steps", "n", "device", "backbone")}
     fields = {"conditions": fields, "setting": {name: group[name] for name in _PAIRED}}
     if bare.statistic == "mean" and bare.metric not in DETERMINISTIC:

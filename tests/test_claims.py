@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from report.claims import compare, judge, load_claims, load_comparisons, weigh
-from report.differences import CONFIRMED, OPEN, REFUTED
 from report.quantities import Quantity, missing_command, resolve
 from ssn_core.errors import InputError
-from ssn_core.study.run_values import aggregate
+from ssn_core.study.differences import CONFIRMED, OPEN, REFUTED
+from ssn_core.study.results import aggregate
 
 LEDGER = Path(__file__).parents[1] / "report" / "claims.yaml"
 COMPARISONS = LEDGER.with_name("comparisons.yaml")

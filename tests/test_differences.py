@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from report.differences import CONFIRMED, OPEN, REFUTED, Difference, Sample, decide, difference, place
+from ssn_core.study.differences import CONFIRMED, OPEN, REFUTED, Difference, Sample, decide, difference, place
 
 TRIALS = 2000
 

@@ -19,7 +19,7 @@ from ssn_core.runs.config import PRESETS
 from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, score_rows, thresholds
 from ssn_core.runs.result import FORMAT
 from ssn_core.runs.runner import HISTORY, VALIDATION
-from ssn_core.study import gating, panels, reference, style, tables
+from ssn_core.study import gating, labels, panels, reference, tables
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories
 
@@ -75,7 +75,10 @@ def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
     np.savez(folder / "examples.npz", images=names, maps=outputs.maps[shown].astype(np.float16))
     info = {"format": FORMAT, "config": config.as_dict(), "status": "finished", "note": "", "device": "cpu"}
     counts = {"train_used": 20, "test": len(samples)}
-    write_json(folder / "run.json", info | {"steps": 120, "seed": config.seed, "wall_seconds": 3.0, "data": counts})
+    noise = {"noise": {"unit": "absolute", "std": 0.015, "feature_std": 0.25}}
+    write_json(
+        folder / "run.json", info | {"steps": 120, "seed": config.seed, "wall_seconds": 3.0, "data": counts, **noise}
+    )
     return load_run(folder)
 
 
@@ -109,10 +112,10 @@ def texts(figure) -> str:
 
 
 def test_every_experiment_has_a_colour_and_a_name_in_both_languages() -> None:
-    assert set(style.METHOD_COLOURS) == set(PRESETS)
+    assert set(labels.METHOD_COLOURS) == set(PRESETS)
     for name in PRESETS:
         config = config_of(name) if PRESETS[name].get("dataset") is None else preset(name)
-        assert style.method_label(config, "en") and style.method_label(config, "it")
+        assert labels.method_label(config, "en") and labels.method_label(config, "it")
 
 
 def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
@@ -121,16 +124,16 @@ def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
         ("scenario_a", *(name for name in PRESETS if name.startswith("learned_noise")), "noise_control"),
         ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised", "simplenet"),
     ):
-        assert len({style.METHOD_COLOURS[name] for name in together}) == len(together)
+        assert len({labels.METHOD_COLOURS[name] for name in together}) == len(together)
 
 
 def test_the_stand_in_is_called_version_1() -> None:
-    assert style.data_label(preset("supervised", dataset="ksdd1", category="ksdd1")) == "KolektorSDD (version 1)"
+    assert labels.data_label(preset("supervised", dataset="ksdd1", category="ksdd1")) == "KolektorSDD (version 1)"
 
 
 def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(InputError, match="language='de'"):
-        style.pick("de", "yes", "sì")
+        labels.pick("de", "yes", "sì")
 
 
 def test_publishing_writes_both_languages_and_equal_bytes_each_time(scenarios: list[RunResult], tmp_path: Path) -> None:
@@ -196,7 +199,7 @@ def test_learning_needs_a_log_or_several_evaluations(tmp_path: Path, capsys: pyt
     assert "nothing to draw" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("language", style.LANGUAGES)
+@pytest.mark.parametrize("language", labels.LANGUAGES)
 @pytest.mark.parametrize(
     "draw", [histories.convergence, histories.noise_histories, histories.beta_histories, histories.beta_band]
 )
@@ -287,69 +290,82 @@ def test_an_image_without_a_stored_map_is_an_error(scenarios: list[RunResult]) -
 # Tables
 
 
-def test_comparison_has_published_course_and_ours_with_conditions(tmp_path: Path) -> None:
+def test_a_table_has_a_row_per_source_and_a_column_per_metric(tmp_path: Path) -> None:
     configs = [preset("baseline", category="screw", image_size=SIZE, epochs=EPOCHS, seed=s) for s in (0, 1)]
     runs = [fake_run(tmp_path, config) for config in configs]
-    row = tables.comparison(runs, ["AUPRO"]).iloc[0]
-    assert (row["published_mean"], row["published_std"], row["source"]) == ("0.9523", "0.0020", "JIMS 2025")
-    assert (row["course_report"], row["course_source"]) == ("0.9430", "Table 2")
+    frame = tables.table2(runs)
+    assert list(frame.columns[-3:]) == ["I-AUROC", "seg-I-AUROC", "AUPRO"]
     values = [run.metrics["AUPRO"] for run in runs]
-    assert row["ours_mean"] == f"{np.mean(values):.4f}" and row["ours_std"] == f"{np.std(values, ddof=1):.4f}"
-    assert (row["n"], row["seeds"], row["steps"], row["epochs"]) == ("2", "0 1", "120", str(EPOCHS))
+    ours, published, course = frame.to_dict("records")
+    assert ours["AUPRO"] == f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    assert (ours["source"], ours["n"], ours["setting"]) == ("ours", "2", f"image size 32x32, {EPOCHS} epochs")
+    assert (published["AUPRO"], published["n"], published["setting"]) == ("0.952 ± 0.002", "5", "JIMS 2025")
+    assert (course["source"], course["AUPRO"], course["n"]) == ("course", "0.943", "1")
 
 
-def test_synthetic_tables_have_no_published_columns(scenarios: list[RunResult]) -> None:
-    frame = tables.table2_scenarios(scenarios, references=False)
-    assert not {"published_mean", "course_report"} & set(frame.columns)
-    assert list(frame["metric"]) == ["I-AUROC", "seg-I-AUROC", "AUPRO"] * 3
+def test_synthetic_tables_have_rows_of_ours_only(scenarios: list[RunResult]) -> None:
+    frame = tables.table2(scenarios, references=False)
+    assert list(frame["source"]) == ["ours"] * 3 and list(frame["n"]) == ["2"] * 3
 
 
-def test_what_was_not_run_says_so_and_how(tmp_path: Path) -> None:
-    config = preset("baseline", category="carpet", epochs=7)
-    frame = tables.comparison([not_run(config)], ["I-AUROC"])
-    row = frame.iloc[0]
-    assert (row["ours_mean"], row["status"], row["n"]) == ("not run", "not run", "0")
-    assert row["command"] == "python -m ssn_core run baseline category=carpet epochs=7"
+def test_what_was_not_run_says_so_and_its_command_comes_once(tmp_path: Path) -> None:
+    absent = [not_run(preset("baseline", category="carpet", epochs=7, seed=seed)) for seed in (0, 1)]
+    frame = tables.comparison(absent, ["I-AUROC"], references=False)
+    assert frame[["n", "I-AUROC"]].values.tolist() == [["0", "not run"]]
+    [row] = tables.missing(absent).to_dict("records")
+    assert row["command"] == "python -m ssn_core run baseline category=carpet epochs=7" and row["seeds"] == "0 1"
     written = tables.write(frame, tmp_path, "table")
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == ",".join(written.columns)
 
 
-def test_a_metric_that_is_not_available_stays_so() -> None:
-    assert tables.mean_and_std(["n/a", 0.5]) == {"ours_mean": "n/a", "ours_std": ""}
+def test_a_metric_that_some_runs_lack_is_not_available(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path, config_of(seed=seed)) for seed in (0, 1)]
+    runs[0].metrics["AUPRO"] = metrics.NOT_AVAILABLE
+    [row] = tables.comparison(runs, ["AUPRO", "AP-loc"], references=False).to_dict("records")
+    assert row["AUPRO"] == "n/a" and "±" in row["AP-loc"]
 
 
 def test_course_values_of_learned_noise_belong_to_the_published_rule() -> None:
-    for name, value in (("learned_noise_v1", (0.3987, "Table 4")), ("learned_noise_v2", (0.6784, "Table 5"))):
+    for name, value in (("learned_noise_v1", 0.3987), ("learned_noise_v2", 0.6784)):
         adversarial, published = (preset(name + rule, category="screw") for rule in ("", "_as_published"))
-        assert reference.course_report(adversarial, "I-AUROC") is None
-        assert reference.course_report(published, "I-AUROC") == value
+        assert reference.course_report(adversarial) == {}
+        assert reference.course_report(published)["I-AUROC"] == value
+
+
+def test_the_first_table_of_the_course_has_the_say_and_its_log_fills_in() -> None:
+    found = reference.course_report(preset("weak_gap_cam_as_published"))
+    assert found["AP-loc"] == pytest.approx(0.074) and found["seg-AP-det"] == pytest.approx(0.861, abs=5e-4)
 
 
 def test_the_courses_log_of_v1_has_the_colour_of_the_rule_that_made_it(sweep: list[RunResult]) -> None:
     figure = histories.convergence(sweep)
     [line] = [line for line in figure.axes[1].lines if line.get_label() == "v1"]
-    assert line.get_color() == style.METHOD_COLOURS["learned_noise_v1_as_published"]
+    assert line.get_color() == labels.METHOD_COLOURS["learned_noise_v1_as_published"]
 
 
 def test_table7_has_the_localisation_by_the_logits_where_the_sigmoid_ranked(tmp_path: Path) -> None:
     names = ("weak_gap_cam", "weak_gap_cam_as_published")
     runs = [fake_run(tmp_path, preset(name, image_size=SIZE, epochs=EPOCHS)) for name in names]
     missing = not_run(preset(names[1], dataset="ksdd1", category="ksdd1"))
-    frame = tables.table7_weak([*runs, missing])
-    rows = frame[frame["metric"] == "AP-loc, by the logits"]
-    assert list(rows["method"]) == [style.experiment_label(names[1])] * 2
-    assert list(rows["ours_mean"]) == [f"{runs[1].metrics['AP-loc'] + 0.01:.4f}", "not run"]
+    frame = tables.table7([*runs, missing])
+    cells = frame[frame["source"] == "ours"][labels.metric_label("AP-loc on logits")]
+    assert list(cells) == ["n/a", f"{runs[1].metrics['AP-loc'] + 0.01:.3f}", "not run"]
+
+
+def test_table8_says_by_how_much_each_differs_from_full_supervision() -> None:
+    frame = tables.table8([not_run(preset(name)) for name in ("supervised", "simplenet", "weak_gap_cam_as_published")])
+    course = frame[frame["source"] == "course"].set_index("method")["Δ AP-det"]
+    assert course[labels.experiment_label("weak_gap_cam_as_published")] == "-0.029"
 
 
 def test_published_kolektorsdd2_is_never_given_to_the_stand_in() -> None:
     weak = preset("weak_gap_cam")
-    assert reference.published(weak, "AP-det")[::2] == (
-        pytest.approx(0.972005),
-        "JIMS 2025 (SuperSimpleNet's own weak supervision)",
-    )
+    source, rows = reference.published(weak)
+    assert source == "JIMS 2025 (SuperSimpleNet's own weak supervision)"
+    assert rows.set_index("metric")["mean"]["AP-det"] == pytest.approx(0.972005)
     stand_in = weak.replace(dataset="ksdd1", category="ksdd1")
-    assert reference.published(stand_in, "AP-det") is None
-    assert reference.course_report(stand_in.replace(experiment="weak_gap_cam_as_published"), "AP-det") is None
+    assert reference.published(stand_in)[1].empty
+    assert reference.course_report(stand_in.replace(experiment="weak_gap_cam_as_published")) == {}
 
 
 def test_controls_of_several_seeds_are_one_row(tmp_path: Path) -> None:
@@ -359,10 +375,14 @@ def test_controls_of_several_seeds_are_one_row(tmp_path: Path) -> None:
 
 
 def test_table5_gives_final_values_and_the_band_of_the_last_ten(sweep: list[RunResult]) -> None:
-    frame = tables.table5_beta(sweep, ["I-AUROC"])
-    row = frame[frame["beta"] == "0.1"].iloc[0]
-    assert row["ours_last_count"] == "20" and row["course_last_count"] == "10"
-    assert row["course_report"] == "0.6784" and row["course_last_min"] == "0.4946"
+    on_screw = [not_run(preset("learned_noise_v2", category="screw", beta=beta)) for beta in (0.1, 0.5)]
+    frame = tables.table5([*sweep, *on_screw])
+    assert list(frame["setting"].str.partition(",")[0]) == ["β = 0.5", "β = 0.1"] * 3
+    mean, spread = map(labels.metric_label, ("I-AUROC late mean", "I-AUROC late range"))
+    course = frame[frame["source"] == "course"].iloc[1]
+    assert (course["I-AUROC"], course[mean], course[spread]) == ("0.678", "0.607", "0.184")
+    ours = frame[frame["source"] == "ours"].iloc[0]
+    assert ours[spread] == "0 ± 0.000" and "±" in ours[labels.metric_label("validation I-AUROC")]
 
 
 def test_selection_table_states_choice_oracle_and_loss(sweep: list[RunResult]) -> None:
@@ -385,8 +405,7 @@ def test_the_stand_in_is_named_on_the_axes_too(tmp_path: Path) -> None:
 def test_runs_table_lists_finished_and_missing(scenarios: list[RunResult]) -> None:
     frame = tables.runs([*scenarios, not_run(preset("baseline"))])
     assert list(frame["status"]) == ["finished"] * 6 + ["not run"]
-    assert frame["command"].str.startswith("python -m ssn_core run").all()
-    assert frame["note"].iloc[-1] == "no data on this machine"  # never the folders that were searched
+    assert list(frame["steps"]) == ["120"] * 6 + [""]
 
 
 # Gating

@@ -1,4 +1,4 @@
-"""What the summary keeps: groups over seeds, whether a metric was still rising, scores on the published scales."""
+"""The table of results and what the summary keeps of it: which runs, groups over seeds, what a run tells of itself."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from ssn_core.bench.measure import COLUMNS
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv, write_json
 from ssn_core.metrics import METRICS, youden
+from ssn_core.runs.profiles import NotRun, load_profile, matched_control
 from ssn_core.runs.result import load_run
-from ssn_core.study.gating import as_published
-from ssn_core.study.run_values import aggregate, run_values
+from ssn_core.study import results
+from ssn_core.study.results import aggregate
+from ssn_core.study.run_values import as_published, run_values
 from ssn_core.study.trend import RISE, rise
 
 ROOT = Path(__file__).parents[1]
 COST = {"epochs": 12, "batch_size": 4}
+CPU = load_profile("cpu")
 
 
 def flat(value: float) -> dict[str, float]:
@@ -36,39 +39,104 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# Groups
+# Which runs
 
 
-def test_controls_are_one_group_though_each_seed_has_its_own_noise(root: Path) -> None:
-    for seed, value in enumerate((0.8, 0.9, 0.85)):
-        config = preset("noise_control", category="screw", seed=seed, noise_std=0.02 + seed / 1000, **COST)
-        write_run(root / "data" / "results", config, flat(value))
-    [group] = summarise(root)["groups"]
+def test_a_run_that_no_profile_names_changes_nothing(root: Path) -> None:
+    """Another backbone, another rate, more epochs: of the same experiment and data, and yet none of the report's."""
+    store = root / "data" / "results"
+    for config in CPU.configs("scenario_a")[:2]:
+        write_run(store, config, flat(0.8))
+    before = summarise(root)
+    assert [(g["experiment"], g["n"]) for g in before["groups"]] == [("scenario_a", 2)]
+    for change in ({"backbone": "efficientnet_lite0"}, {"head_lr": 1e-3}, {"epochs": 900}, {"seed": 77}):
+        write_run(store, CPU.configs("scenario_a")[0].replace(**change), flat(0.1))
+    assert summarise(root) == before
+
+
+def test_the_full_protocol_takes_the_place_of_the_reduced_one(root: Path) -> None:
+    store = root / "data" / "results"
+    full = load_profile("full").configs("scenario_a")[:2]
+    for config in (*CPU.configs("scenario_a")[:3], *full):
+        write_run(store, config, flat(0.8))
+    found = summarise(root)
+    assert [(g["epochs"], g["n"]) for g in found["groups"]] == [(300, 2)]
+    bottle = [c for c in found["commands"] if (c["experiment"], c["category"]) == ("scenario_a", "bottle")]
+    assert [c["there"] for c in bottle] == [True, True, False, False, False]
+
+
+def test_controls_are_those_matched_to_the_learned_runs(root: Path) -> None:
+    store = root / "data" / "results"
+    learned = [config for config in CPU.configs("learned_noise_v2") if config.beta == 0.1]
+    results = [load_run(write_run(store, config, flat(0.6))) for config in learned]
+    for result, value in zip(results, (0.8, 0.9, 0.85), strict=True):
+        write_run(store, matched_control(result), flat(value))
+    write_run(store, matched_control(results[0]).replace(noise_std=0.5), flat(0.1))  # of a learned run that is gone
+    [group] = [g for g in summarise(root)["groups"] if g["experiment"] == "noise_control"]
     found = group["values"]["I-AUROC"]
-    assert (group["n"], group["seeds"], group["noise_std"]) == (3, [0, 1, 2], None)
     assert found["seeds"] == {"0": 0.8, "1": 0.9, "2": 0.85} and found["std"] == pytest.approx(0.05)
 
 
-def test_other_noise_is_another_group_except_for_controls(root: Path) -> None:
-    for seed, level in ((0, 0.015), (1, 0.03)):
-        config = preset("scenario_a", category="screw", seed=seed, noise_std=level, **COST)
-        write_run(root / "data" / "results", config, flat(0.8))
-    assert [(g["n"], g["noise_std"]) for g in summarise(root)["groups"]] == [(1, 0.015), (1, 0.03)]
+def test_synthetic_runs_stand_for_the_courses_classes(root: Path) -> None:
+    demo = load_profile("demo")
+    for name in ("scenario_a", "weak_gap_cam"):
+        for config in demo.configs(name):
+            write_run(root / "build" / "demo" / "results", config, flat(0.8))
+    found = summarise(root, "demo")
+    assert {(g["dataset"], g["category"]) for g in found["groups"]} == {
+        ("mvtec", "bottle"), ("mvtec", "carpet"), ("mvtec", "screw"), ("ksdd1", "ksdd1"),
+    }  # fmt: skip
+    assert found["synthetic"]["screw"] == "thread" and summarise(root)["synthetic"] is None
 
 
-def test_two_controls_of_one_seed_are_named(root: Path) -> None:
-    for level in (0.02, 0.03):
-        config = preset("noise_control", category="screw", noise_std=level, **COST)
-        write_run(root / "data" / "results", config, flat(0.8))
-    with pytest.raises(InputError, match="noise_control-.* and noise_control-.* are controls of one seed"):
-        summarise(root)
+# Groups
 
 
-def test_a_seed_that_was_looked_at_twice_counts_once(root: Path) -> None:
-    for every, value in ((0, 0.7), (2, 0.8), (4, 0.9)):
-        write_run(root / "data" / "results", preset("scenario_a", eval_every=every, **COST), flat(value))
-    [group] = summarise(root)["groups"]
-    assert (group["n"], group["values"]["I-AUROC"]["seeds"]) == (1, {"0": 0.8})  # the one with the most evaluations
+def test_controls_of_several_seeds_are_one_group_and_other_noise_is_another(tmp_path: Path) -> None:
+    levels = ((0, 0.02), (1, 0.021))
+    for experiment, members in (("noise_control", 1), ("scenario_a", 2)):
+        configs = [preset(experiment, category="screw", seed=seed, noise_std=level) for seed, level in levels]
+        runs = [load_run(write_run(tmp_path, config, flat(0.8))) for config in configs]
+        assert len(results.groups(runs)) == members
+
+
+def test_groups_never_share_a_name() -> None:
+    changes = [{}, {"epochs": 3}, {"noise_std": 0.0150001}, {"noise_unit": "feature_std"}, {"cls_features": "adapted"}]
+    changes += [{"image_size": (64, 64)}, {"head_lr": 1e-3}, {"adaptor_lr": 1e-3}, {"validation_fraction": 0.1}]
+    changes += [{"adaptor": "bn"}, {"backbone": "wide_resnet50_2"}, {"category": "screw"}, {"batch_size": 3}]
+    configs = [preset("scenario_a", **change) for change in changes]
+    configs += [preset("learned_noise_v2", beta=beta) for beta in (0.1, 0.1000001)]
+    found = results.groups(NotRun(config.replace(seed=seed), "", "") for config in configs for seed in (0, 1))
+    assert [len(group.outcomes) for group in found] == [2] * len(configs)
+    assert len({tuple(group.key.values()) for group in found}) == len(configs)
+    assert found[1].key["setting"] == "3 epochs" and found[-1].key["setting"] == "β = 0.1000001"
+
+
+def test_two_runs_of_one_seed_are_named_and_one_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    runs = [load_run(write_run(tmp_path, preset("scenario_a", eval_every=n, **COST), flat(0.8))) for n in (0, 2)]
+    assert [len(group.outcomes) for group in results.groups([runs[0], runs[0]])] == [1]
+    with pytest.raises(InputError, match="scenario_a-.* and scenario_a-.* are two runs of one seed"):
+        results.groups(runs)
+
+
+def test_a_look_up_that_fits_several_groups_asks_which() -> None:
+    found = [{"experiment": "a", "beta": beta, "setting": f"β = {beta}"} for beta in (0.1, 0.5)]
+    assert results.only(found, experiment="a", beta=0.5) == found[1]
+    assert results.only(found, experiment="b") is None
+    with pytest.raises(InputError, match="2 results fit experiment: a; add one of beta, setting"):
+        results.only(found, experiment="a")
+
+
+def test_the_table_has_every_seed_their_mean_and_what_others_give(tmp_path: Path) -> None:
+    configs = [preset("baseline", category="screw", seed=seed) for seed in (0, 3)]
+    runs = [load_run(write_run(tmp_path, c, flat(v))) for c, v in zip(configs, (0.8, 0.9), strict=True)]
+    frame = results.table([*runs, NotRun(preset("scenario_b"), "", "")])
+    rows = frame[(frame["experiment"] == "baseline") & (frame["metric"] == "AUPRO")]
+    cells = rows[["source", "seed", "n", "mean"]].astype(object).where(lambda f: f.notna(), None).values.tolist()
+    assert cells[:3] == [["ours", None, 2, pytest.approx(0.85)], ["ours", 0, 1, 0.8], ["ours", 3, 1, 0.9]]
+    assert [(row[0], row[2]) for row in cells[3:]] == [("published", 5), ("course", 1)]
+    absent = frame[(frame["experiment"] == "scenario_b") & (frame["source"] == "ours")]
+    assert list(absent["n"]) == [0] * 7 and absent["mean"].isna().all()
 
 
 def test_a_value_that_some_seeds_lack_counts_those_that_have_it() -> None:

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ssn_core.runs.result import RunResult
+from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experiment_label, pick
 from ssn_core.study.reference import reference
-from ssn_core.study.style import METHOD_COLOURS, data_label, experiment_label, legend_below, pick
+from ssn_core.study.style import legend_below
 
 #: what the report's Figure 6 compares: the same task, other costs
 TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")
 _COURSE = {"latency": "latency_batch1", "throughput": "throughput_batch16", "memory": "gpu_memory_peak"}
-BACKBONES = {"wide_resnet50_2": "WRN50", "resnet18": "ResNet18", "efficientnet_lite0": "EffNet-Lite0"}
 
 
 class Gpu(NamedTuple):

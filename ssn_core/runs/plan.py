@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from ssn_core.runs.profiles import (
     run_command,
     simplenet_like,
 )
-from ssn_core.runs.result import find_run, load_run
+from ssn_core.runs.result import Log, find_run, load_run
 
 
 @dataclass
@@ -80,6 +81,26 @@ class Plan:
         if (root := self.profile.data_root(config)) is not None:
             words += ["--data-root", _from_checkout(root)]
         return shlex.join(words)
+
+    def work(self, minutes: float, log: Log = print) -> bool:
+        """Make what is missing, in order, for so many minutes; False when they were over first. Then the run under
+        way is saved as of its last whole epoch, and the next call resumes it. Main thread of a Unix process only."""
+
+        def over(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, over)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(60 * minutes, 1e-3))  # zero would switch it off
+            self.profile.run(list(self.runs.values()), log=log)
+            self.profile.run([self.runs[name] for name in map(self.add_control, self.controlled) if name], log=log)
+            return True
+        except KeyboardInterrupt as stopped:
+            log(str(stopped))
+            return False
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def priority(self, run_id: str) -> int:
         """What stands earlier in the profile comes first."""

@@ -54,6 +54,16 @@ def run(
     return finished
 
 
+def _too_old(device: torch.device) -> str | None:
+    """What is wrong with a GPU that is visible and for which this torch has no kernels: Kaggle's P100 is one."""
+    built = [int(name.removeprefix("sm_")) for name in torch.cuda.get_arch_list() if name[3:].isdigit()]
+    major, minor = torch.cuda.get_device_capability(device)
+    if not built or 10 * major + minor >= min(built):
+        return None
+    name = f"{torch.cuda.get_device_name(device)} (sm_{major}{minor}; the oldest known is sm_{min(built)})"
+    return f"torch {torch.__version__} has no kernels for {name}"
+
+
 @contextlib.contextmanager
 def _memory_errors(config: RunConfig, folder: Path) -> Iterator[None]:
     try:
@@ -70,8 +80,11 @@ def _memory_errors(config: RunConfig, folder: Path) -> Iterator[None]:
 
 def _usable_device(device: str | torch.device) -> torch.device:
     try:
+        device = torch.device(device)
+        if device.type == "cuda" and (old := _too_old(device)):
+            raise InputError(f"device={str(device)!r}: {old}; choose another GPU (on Kaggle a T4) or cpu")
         torch.zeros((), device=device)
-        return torch.device(device)
+        return device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch was built without it, or it is absent
         reason = str(error).splitlines()[0]
         raise InputError(f"device={str(device)!r} cannot be used here ({reason}); choose cpu or cuda") from error

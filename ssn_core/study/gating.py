@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from scipy.special import expit
 
 from ssn_core.data.datasets import Dataset
 from ssn_core.fast.inference import fold
@@ -19,8 +18,9 @@ from ssn_core.runs.evaluation import predict_features
 from ssn_core.runs.features import extract
 from ssn_core.runs.result import MODEL, RunResult
 from ssn_core.runs.store import load_model
+from ssn_core.study.labels import method_colour, method_label, pick
 from ssn_core.study.panels import pixel_threshold
-from ssn_core.study.style import legend_below, method_colour, method_label, pick
+from ssn_core.study.style import legend_below
 
 RELATIVE, ABSOLUTE = "scaled per image > 0.5", "raw map > threshold"
 GATES = ("no gate", "Youden (test)", "quantile (normal training)")
@@ -58,18 +58,6 @@ def test_maps(run: RunResult, dataset: Dataset) -> np.ndarray:
     device = torch.device("cpu")
     features = extract(model.trunk, [(s, 0) for s in dataset.test], run.config.image_size, device, lambda text: None)
     return predict_features(fold(model), features, device).maps
-
-
-def as_published(scores: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, float]:
-    """Both scores of every test image on the scales that the published code prints them on, and ``threshold``, a logit
-    of the image score, on the image score's.
-
-    Its ``test`` stretches sigmoid(image score) and the map's maximum to [0, 1] over the test set, each by itself, so
-    that a threshold of one *can* be held against the other (erratum 5); raw logits have ranges of their own.
-    """
-    printed = pd.DataFrame({"score": expit(scores["score"]), "map_score": scores["map_score"]})
-    low, span = printed.min(), printed.max() - printed.min()
-    return (printed - low) / span, float((expit(threshold) - low["score"]) / span["score"])
 
 
 def gating(run: RunResult, dataset: Dataset | None) -> pd.DataFrame:

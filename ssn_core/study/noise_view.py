@@ -21,7 +21,7 @@ from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import extract
 from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
-from ssn_core.study.style import data_label, pick
+from ssn_core.study.labels import data_label, pick
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from ssn_core.data.images import read_image, read_mask
 from ssn_core.errors import InputError
 from ssn_core.runs.profiles import Profile, project_root
 from ssn_core.runs.result import RunResult
-from ssn_core.study.style import data_label, method_label, nothing_to_draw, pick, publish
+from ssn_core.study.labels import data_label, method_label, pick
+from ssn_core.study.style import nothing_to_draw, publish
 
 MAP_COLOURS, RAW_COLOURS = "inferno", "RdBu_r"
 _TEXT_WIDTH = 1.65  # of the column of names, in widths of a picture

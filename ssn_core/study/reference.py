@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ssn_core.data.datasets import EXPECTED
+from ssn_core.errors import InputError
+from ssn_core.metrics import METRICS
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import project_root
+from ssn_core.study.run_values import LAST_EVALUATIONS
+from ssn_core.study.trend import rise
 
+PUBLISHED_RUNS = 5  # behind every published mean and its sample standard deviation
+NEAR_ONE = 0.05  # a loss at most so far from one counts as near one
 #: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment
 _PUBLISHED_KSDD2: dict[str, tuple[str, float | None]] = {
     "supervised": ("full", 246),
@@ -20,59 +29,83 @@ _PUBLISHED_KSDD2: dict[str, tuple[str, float | None]] = {
 
 
 @functools.cache
-def reference(name: str) -> pd.DataFrame:
-    """A file of ``data/reference`` by its stem, see the README there."""
-    return pd.read_csv(project_root() / "data" / "reference" / f"{name}.csv")
+def reference(name: str, root: Path | None = None) -> pd.DataFrame:
+    """A file of ``data/reference`` by its stem, see the README there; percentages become shares.
+
+    ``root``: the checkout, by default this one. A file that is not there is an :class:`InputError`.
+    """
+    path = (root or project_root()) / "data" / "reference" / f"{name}.csv"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: results are compared with it; restore it from the repository")
+    table = pd.read_csv(path, dtype={"table": str, "category": str}, keep_default_na=False, na_values=[""])
+    if "unit" in table:
+        table["value"] = table["value"].where(table["unit"] != "%", table["value"] / 100)
+    return table
 
 
-def published(config: RunConfig, metric: str) -> tuple[float, float, str] | None:
-    """Mean, standard deviation and source of the published run to compare with on the same data, or None.
+@functools.cache
+def log_statistics(root: Path | None = None) -> pd.DataFrame:
+    """The course report's log, a row per training and metric: the final test; mean, least and greatest of the last ten
+    periodic evaluations; what it gained over the last third of them; and the best one made while the loss lay near
+    one."""
+    rows = []
+    log = reference("course_report_training_log", root)
+    for (experiment, category), part in log.groupby(["experiment", "category"], sort=False):
+        periodic, final = part[part["evaluation"] == "periodic"], part[part["evaluation"] == "final"].iloc[0]
+        late = periodic.tail(LAST_EVALUATIONS)
+        near_one = periodic[(periodic["last_shown_avg_loss"] - 1).abs() <= NEAR_ONE]
+        for metric in METRICS:
+            row = {"experiment": experiment, "category": category, "metric": metric, "final": final[metric]}
+            row |= {"late_mean": late[metric].mean(), "late_min": late[metric].min(), "late_max": late[metric].max()}
+            row |= {"rise": rise(periodic.set_index("epoch")[metric]), "near_one": near_one[metric].max()}
+            rows.append(row | {"best": part[metric].max(), "loss": final["last_shown_avg_loss"]})
+    return pd.DataFrame(rows)
+
+
+def published(config: RunConfig) -> tuple[str, pd.DataFrame]:
+    """Source and rows (metric, mean, std) of the published run to compare with on the same data; no rows: none.
 
     The paper is the one whose classification head reads the same features. MVTec AD: Wide-ResNet50, hence the
     baseline only. KolektorSDD2: the same supervision; GAP+CAM stands beside SuperSimpleNet trained from image labels,
     since nobody else published GAP+CAM.
     """
-    if config.experiment == "baseline" and config.dataset == "mvtec":
-        supervision, masks = "unsupervised", None
-    elif config.dataset == "ksdd2" and config.experiment in _PUBLISHED_KSDD2:
-        supervision, masks = _PUBLISHED_KSDD2[config.experiment]
-    else:
-        return None
     source = "ICPR 2024" if config.cls_features == "adapted" and config.method != "gap_cam" else "JIMS 2025"
+    mvtec = {"baseline": ("unsupervised", None)} if config.dataset == "mvtec" else {}
+    known = _PUBLISHED_KSDD2 if config.dataset == "ksdd2" else mvtec
+    supervision, masks = known.get(config.experiment, ("", None))
     frame = reference("supersimplenet_published")
-    rows = frame[
-        (frame["source"] == source)
-        & (frame["dataset"] == config.dataset)
-        & (frame["category"] == config.category)
-        & (frame["supervision"] == supervision)
-        & (frame["metric"] == metric)
-        & (frame["masks"].isna() if masks is None else frame["masks"] == masks)
-    ]
-    if rows.empty:
-        return None
-    row = rows.iloc[0]
-    if config.method == "gap_cam":
-        source += " (SuperSimpleNet's own weak supervision)"
-    return float(row["mean"]), float(row["std"]), source
+    of_data = (
+        (frame["source"] == source) & (frame["dataset"] == config.dataset) & (frame["category"] == config.category)
+    )
+    rows = frame[of_data & (frame["supervision"] == supervision)]
+    rows = rows[rows["masks"].isna() if masks is None else rows["masks"] == masks]
+    return source + (" (SuperSimpleNet's own weak supervision)" if config.method == "gap_cam" else ""), rows
 
 
-def course_report(config: RunConfig, metric: str) -> tuple[float, str] | None:
-    """The course report's value for a configuration and where it stands, or None: its tables, else its training log."""
-    name = _course_name(config)
-    tables, log = reference("course_report_tables"), reference("course_report_training_log")
-    rows = tables[
-        (tables["configuration"] == name)
-        & (tables["dataset"] == config.dataset)
-        & (tables["category"] == config.category)
-        & tables["metric"].isin([metric, f"ROC curve {metric}"])
-    ]
-    if not rows.empty:
-        row = rows.iloc[0]
-        return float(row["value"]) / (100 if row["unit"] == "%" else 1), f"Table {row['table']}"
-    final = log[(log["experiment"] == name) & (log["category"] == config.category) & (log["evaluation"] == "final")]
-    if final.empty or metric not in final or config.dataset not in ("mvtec", "ksdd2"):
-        return None
-    return float(final.iloc[0][metric]), "training log"
+def course_report(config: RunConfig) -> dict[str, float]:
+    """Metric -> the course report's value for a configuration: of its tables, else its training log, and mean and range
+    of the log's last ten evaluations. Empty where it has none; its log names no data set."""
+    name, tables, log = course_name(config), reference("course_report_tables"), log_statistics()
+    found: dict[str, float] = {}
+    if config.dataset in ("mvtec", "ksdd2"):
+        for row in log[(log["experiment"] == name) & (log["category"] == config.category)].itertuples():
+            found |= {row.metric: row.final, f"{row.metric} late mean": row.late_mean}
+            found[f"{row.metric} late range"] = row.late_max - row.late_min
+    of_data = (tables["dataset"] == config.dataset) & (tables["category"] == config.category)
+    for row in tables[of_data & (tables["configuration"] == name)][::-1].itertuples():  # the first table has the say
+        found[row.metric.removeprefix("ROC curve ")] = row.value
+    return {metric: value for metric, value in found.items() if pd.notna(value)}
+
+
+def values(config: RunConfig) -> Iterator[dict[str, Any]]:
+    """What others give for a configuration's experiment and data: metric, source, setting, backbone, n, mean, std."""
+    source, rows = published(config)
+    named = {"source": "published", "setting": source, "backbone": "wide_resnet50_2", "n": PUBLISHED_RUNS}
+    yield from (named | {"metric": row.metric, "mean": row.mean, "std": row.std} for row in rows.itertuples())
+    small = config.dataset == "mvtec" and config.experiment != "baseline"  # Table 8's rows are all of the large one
+    named = {"source": "course", "setting": "" if config.beta is None else f"β = {config.beta}", "n": 1}
+    named["backbone"] = "resnet18" if small else "wide_resnet50_2"
+    yield from (named | {"metric": metric, "mean": value} for metric, value in course_report(config).items())
 
 
 def course_log(config: RunConfig) -> pd.DataFrame | None:
@@ -81,22 +114,14 @@ def course_log(config: RunConfig) -> pd.DataFrame | None:
     if config.dataset != "mvtec" or expected is None:
         return None
     log = reference("course_report_training_log")
-    rows = log[(log["experiment"] == _course_name(config)) & (log["category"] == config.category)]
+    rows = log[(log["experiment"] == course_name(config)) & (log["category"] == config.category)]
     return None if rows.empty else rows.assign(step=rows["epoch"] * math.ceil(expected.train / 32))
 
 
-def _course_name(config: RunConfig) -> str:
+def course_name(config: RunConfig) -> str:
     """How the course report's files call an experiment. Its learned noise was trained by the published rule."""
-    if config.experiment.startswith("learned_noise_v1"):
-        return "learned_noise_v1" if config.experiment.endswith("as_published") else ""
-    if config.experiment in ("learned_noise_v2", "learned_noise_v2_as_published"):
-        return f"learned_noise_v2_beta{config.beta:g}" if config.experiment.endswith("as_published") else ""
-    if config.experiment.startswith("weak_gap_cam"):
-        return "weak_gap_cam" if config.experiment.endswith("as_published") else ""
+    base = config.experiment.removesuffix("_as_published")
+    if base in ("learned_noise_v1", "learned_noise_v2", "weak_gap_cam"):
+        bound = f"_beta{config.beta:g}" if base == "learned_noise_v2" else ""
+        return base + bound if base != config.experiment else ""
     return {"supervised": "supersimplenet_full"}.get(config.experiment, config.experiment)
-
-
-def sweep_log(beta: float) -> pd.DataFrame:
-    """The course report's training log of learned noise v2 with a bound; no rows for a bound it did not try."""
-    log = reference("course_report_training_log")
-    return log[log["experiment"] == f"learned_noise_v2_beta{beta:g}"]

@@ -1,4 +1,4 @@
-"""Every number of a finished run that a table, a sentence or a claim may want, and their means over seeds."""
+"""Every number of a finished run that a table, a sentence or a claim may want."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from ssn_core.metrics import METRICS
 from ssn_core.runs.result import RunResult
-from ssn_core.study.gating import as_published
 from ssn_core.study.trend import rise
 
 LAST_EVALUATIONS = 10
@@ -48,6 +48,18 @@ def _late(history: pd.DataFrame) -> dict[str, float | None]:
     return values
 
 
+def as_published(scores: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, float]:
+    """Both scores of every test image on the scales that the published code prints them on, and ``threshold``, a logit
+    of the image score, on the image score's.
+
+    Its ``test`` stretches sigmoid(image score) and the map's maximum to [0, 1] over the test set, each by itself, so
+    that a threshold of one *can* be held against the other (erratum 5); raw logits have ranges of their own.
+    """
+    printed = pd.DataFrame({"score": expit(scores["score"]), "map_score": scores["map_score"]})
+    low, span = printed.min(), printed.max() - printed.min()
+    return (printed - low) / span, float((expit(threshold) - low["score"]) / span["score"])
+
+
 def _on_logits(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Pixel metrics of the same maps without the sigmoid, where the run ranked its pixels by it, and the share of the
     AP-loc that it takes away (erratum 12)."""
@@ -73,21 +85,9 @@ def _operating_points(result: RunResult) -> dict[str, Any]:
         values |= {f"{name}Youden TPR": youden[column]["tpr"], f"{name}Youden FPR": youden[column]["fpr"]}
         alarm = result.scores[column] > quantile[column]
         values |= {f"{name}quantile TPR": alarm[~normal].mean(), f"{name}quantile FPR": alarm[normal].mean()}
+    values["Youden threshold (logit)"] = youden["score"]["threshold"]
     for rule in ("Youden", "quantile"):
         values[f"{rule} J"] = values[f"{rule} TPR"] - values[f"{rule} FPR"]
     printed, threshold = as_published(result.scores, youden["score"]["threshold"])
     alarm = printed["map_score"] >= threshold
     return values | {"crossed TPR": alarm[~normal].mean(), "crossed FPR": alarm[normal].mean()}
-
-
-def aggregate(samples: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Seed -> values of its run; -> per value the mean, sample standard deviation (None for one), least, greatest,
-    count and the value of every seed, over the seeds that have it."""
-    out = {}
-    for name in sorted(set().union(*samples.values())):
-        seeds = {str(seed): sample[name] for seed, sample in samples.items() if name in sample}
-        x = np.array(list(seeds.values()))
-        std = float(x.std(ddof=1)) if len(x) > 1 else None
-        out[name] = {"mean": float(x.mean()), "std": std, "min": float(x.min()), "max": float(x.max()), "n": len(x)}
-        out[name]["seeds"] = seeds
-    return out

@@ -15,21 +15,9 @@ from matplotlib.figure import Figure
 
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
-from ssn_core.study import reference, tables
-from ssn_core.study.style import (
-    DEFECTIVE,
-    NORMAL,
-    PUBLISHED,
-    category_label,
-    data_label,
-    legend_below,
-    method_colour,
-    method_label,
-    pick,
-    publish,
-    save,
-    styled,
-)
+from ssn_core.study import reference, results
+from ssn_core.study.labels import category_label, data_label, method_colour, method_label, pick
+from ssn_core.study.style import DEFECTIVE, NORMAL, PUBLISHED, legend_below, publish, save, styled
 
 __all__ = [
     "histogram",
@@ -113,7 +101,7 @@ def _short(run: RunResult, runs: Sequence[RunResult], language: str) -> str:
     """What tells a run from the others of a figure: its method, its category, its seed, as far as they vary."""
     parts = {
         method_label(run.config, language): {method_label(r.config) for r in runs},
-        category_label(run.config): {r.config.category for r in runs},
+        category_label(run.config, language): {r.config.category for r in runs},
         f"{pick(language, 'seed', 'seme')} {run.config.seed}": {r.config.seed for r in runs},
     }
     varying = [part for part, values in parts.items() if len(values) > 1]
@@ -154,19 +142,18 @@ def _histogram(ax: Axes, run: RunResult, score: str, language: str) -> None:
     ax.grid(axis="x", visible=False)
 
 
-def metric_bars(outcomes: Sequence[tables.Outcome], metrics: Sequence[str], language: str = "en") -> Figure:
+def metric_bars(outcomes: Sequence[results.Outcome], metrics: Sequence[str], language: str = "en") -> Figure:
     """Bars per category and method, mean over the seeds (whiskers: standard deviation); diamonds are published means,
     crosses the course report's values. The place of a method that was not run says so."""
-    methods = {method_label(o.config): o.config for o in outcomes}
-    names = {o.config.category: category_label(o.config) for o in outcomes}
-    groups: dict[tuple[str, str], list[tables.Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault((method_label(outcome.config), outcome.config.category), []).append(outcome)
+    groups = results.groups(outcomes)
+    methods = {method_label(group.config): group.config for group in groups}
+    names = {group.config.category: category_label(group.config, language) for group in groups}
     figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 2.7), sharey=True, squeeze=False)
     width, shown = 0.8 / len(methods), set()
     for ax, metric in zip(axes[0], metrics, strict=True):
-        for (method, category), group in groups.items():
-            place = list(names).index(category) + (list(methods).index(method) - (len(methods) - 1) / 2) * width
+        for group in groups:
+            aside = list(methods).index(method_label(group.config)) - (len(methods) - 1) / 2
+            place = list(names).index(group.config.category) + aside * width
             shown |= _bar(ax, place, width, group, metric, language, numbers=len(methods) * len(names) <= 6)
         ax.set_xticks(range(len(names)), names.values())
         ax.set(title=metric, ylim=(0, 1.08), xlim=(-0.5, len(names) - 0.5))
@@ -190,27 +177,26 @@ def _bar(
     ax: Axes,
     place: float,
     width: float,
-    group: Sequence[tables.Outcome],
+    group: results.Group,
     metric: str,
     language: str,
     numbers: bool,
 ) -> set[str]:
     """One method's bar in one category; returns the markers of others' values that were set beside it."""
-    config, done = group[0].config, tables.finished(group)
-    values = [run.metrics[metric] for run in done if run.metrics[metric] != NOT_AVAILABLE]
-    if values:
-        spread = np.std(values, ddof=1) if len(values) > 1 else None
+    config = group.config
+    if (found := group.values.get(metric)) is not None:
         look = {"color": method_colour(config), "error_kw": {"lw": 0.8}}
-        bar = ax.bar(place, np.mean(values), 0.94 * width, yerr=spread, **look)
+        bar = ax.bar(place, found["mean"], 0.94 * width, yerr=found["std"], **look)
         if numbers:
             ax.bar_label(bar, fmt="%.2f", fontsize=5.5, padding=1.5)
     else:
-        missing = pick(language, "not run", "non eseguito") if not done else NOT_AVAILABLE
+        missing = NOT_AVAILABLE if group.runs else pick(language, "not run", "non eseguito")
         ax.text(place, 0.02, missing, rotation=90, ha="center", va="bottom", fontsize=5.5, color="#777777")
-    theirs = {"D": reference.published(config, metric), "x": reference.course_report(config, metric)}
+    published = reference.published(config)[1].set_index("metric")["mean"]
+    theirs = {"D": published.get(metric), "x": reference.course_report(config).get(metric)}
     for marker, value in theirs.items():
         if value is not None:
-            ax.plot(place, value[0], marker, zorder=5, clip_on=False, **_OTHERS[marker]["look"])
+            ax.plot(place, value, marker, zorder=5, clip_on=False, **_OTHERS[marker]["look"])
     return {marker for marker, value in theirs.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""The look that all figures share: one style, one colour per method, names in two languages, how figures are saved."""
+"""The look that all figures share: one style, and how figures are saved in both languages."""
 
 from __future__ import annotations
 
@@ -15,99 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ssn_core.data.find import DATASETS
-from ssn_core.errors import InputError
 from ssn_core.files import write_atomic
-from ssn_core.runs.config import RunConfig
+from ssn_core.study.labels import LANGUAGES
 
-LANGUAGES = ("en", "it")
 _STYLE = Path(__file__).with_name("style.mplstyle")
 
-# Okabe and Ito's palette for the methods that meet in one figure, darker relatives of it for their variants.
-METHOD_COLOURS: dict[str, str] = {
-    "baseline": "#000000",
-    "scenario_a": "#0072B2",
-    "unsupervised": "#0072B2",  # scenario A on another data set
-    "scenario_c": "#6A3D9A",
-    "scenario_b": "#D55E00",
-    "scenario_b_conv3x3": "#A6761D",
-    "scenario_b_bn": "#8C510A",
-    "scenario_b_relu": "#C9A66B",
-    "scenario_b_rescaled": "#E69F00",
-    "learned_noise_v1": "#882255",
-    "learned_noise_v1_as_published": "#CC6677",
-    "learned_noise_v2": "#009E73",
-    "learned_noise_v2_as_published": "#56B4E9",
-    "noise_control": "#7F7F7F",
-    "weak_gap_cam": "#CC79A7",
-    "weak_gap_cam_as_published": "#7B5EA7",
-    "supervised": "#999933",
-    "simplenet": "#8B3A0E",
-}
 _LINE = 112  # characters of legend text across a page
 NORMAL, DEFECTIVE = "#8A8A8A", "#C0392B"  # the two kinds of images in a histogram
 PUBLISHED = "#222222"  # what others measured
-
-_METHODS: dict[str, tuple[str, str]] = {
-    "baseline": ("baseline", "baseline"),
-    "scenario_a": ("scenario A", "scenario A"),
-    "unsupervised": ("unsupervised (scenario A)", "non supervisionato (scenario A)"),
-    "scenario_c": ("scenario C", "scenario C"),
-    "scenario_b": ("scenario B", "scenario B"),
-    "scenario_b_conv3x3": ("B: 3×3 convolution only", "B: solo convoluzione 3×3"),
-    "scenario_b_bn": ("B: batch norm only", "B: solo batch norm"),
-    "scenario_b_relu": ("B: ReLU only", "B: solo ReLU"),
-    "scenario_b_rescaled": ("B: noise rescaled", "B: rumore riscalato"),
-    "learned_noise_v1": ("learned noise v1", "rumore appreso v1"),
-    "learned_noise_v1_as_published": ("v1, as published", "v1, come pubblicato"),
-    "learned_noise_v2": ("learned noise v2", "rumore appreso v2"),
-    "learned_noise_v2_as_published": ("v2, as published", "v2, come pubblicato"),
-    "noise_control": ("fixed noise, same RMS", "rumore fisso, stesso RMS"),
-    "weak_gap_cam": ("GAP+CAM, image labels only", "GAP+CAM, solo etichette"),
-    "weak_gap_cam_as_published": ("GAP+CAM, as published", "GAP+CAM, come pubblicato"),
-    "supervised": ("full supervision", "supervisione piena"),
-    "simplenet": ("SimpleNet", "SimpleNet"),
-}
-
-
-def experiment_label(experiment: str, language: str = "en") -> str:
-    """The name of an experiment to print."""
-    return _METHODS[experiment][_index(language)]
-
-
-def method_label(config: RunConfig, language: str = "en") -> str:
-    """The method's name to print; learned noise v2 carries its bound."""
-    name = experiment_label(config.experiment, language)
-    return f"{name}, β = {config.beta:g}" if config.experiment == "learned_noise_v2" else name
-
-
-def method_colour(config: RunConfig) -> str:
-    """The method's colour, the same in every figure."""
-    return METHOD_COLOURS[config.experiment]
-
-
-def data_label(config: RunConfig, language: str = "en") -> str:
-    """The data set's name to print; version 1 of KolektorSDD is always called so."""
-    spec = DATASETS[config.dataset]
-    if config.dataset == "synthetic":
-        return f"{config.category} ({('synthetic', 'sintetico')[_index(language)]})"
-    return spec.title if config.category == config.dataset else f"{spec.title} {config.category}"
-
-
-def category_label(config: RunConfig) -> str:
-    """The category's name where the data set is clear, the data set's where it has but one."""
-    return DATASETS[config.dataset].title if config.category == config.dataset else config.category
-
-
-def pick(language: str, english: str, italian: str) -> str:
-    """The text in the chosen language."""
-    return (english, italian)[_index(language)]
-
-
-def _index(language: str) -> int:
-    if language not in LANGUAGES:
-        raise InputError(f"language={language!r} is unknown; choose one of {', '.join(LANGUAGES)}")
-    return LANGUAGES.index(language)
 
 
 @contextlib.contextmanager

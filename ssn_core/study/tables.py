@@ -1,39 +1,33 @@
-"""Tables of measured runs beside published and course-report figures; every number is read from a file.
+"""The course report's tables in its own form, from the one table of results (:mod:`ssn_core.study.results`).
 
-All cells are text, so that a notebook shows what the CSV holds. Rates are fractions with four decimals. An empty cell:
-the source has no such value. "n/a": the metric is not defined there. "not run": no run, and ``command`` makes one.
+A row per method and source (``ours``, ``course``, ``published``), a column per metric, the count of runs once per row.
+Cells are text, so that a notebook shows what the CSV holds: "0.613 ± 0.020" is a mean and the sample's standard
+deviation over ``n`` runs, an empty cell a value that the source does not give, "n/a" one that is not defined, "not run"
+a run that was not made; :func:`missing` names its command. ``references=False`` leaves the others' rows out.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ssn_core.files import write_atomic
 from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.profiles import NotRun, run_command
+from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
-from ssn_core.study.reference import course_report, published, sweep_log
-from ssn_core.study.style import data_label, method_label
+from ssn_core.study import results
+from ssn_core.study.labels import BACKBONES, data_name, experiment_label, metric_label
+from ssn_core.study.results import Outcome
 
-Outcome = RunResult | NotRun
+finished = results.finished
 NOT_RUN = "not run"
-_NOT_RUN_CELLS = {"ours_mean": NOT_RUN, "ours_std": ""}
-LAST = 10  # evaluations in the band that shows what one final value is worth
 MAIN_BETA = 0.1  # the bound that the course report took from its sweep into its comparison
-
-TABLE_METRICS: dict[str, Sequence[str]] = {
-    "2": ("I-AUROC", "seg-I-AUROC", "AUPRO"),
-    "4": ("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc"),
-    "5": ("I-AUROC", "AP-det", "seg-I-AUROC", "P-AUROC", "AUPRO", "AP-loc"),
-    "7": ("I-AUROC", "AP-det", "seg-I-AUROC", "P-AUROC", "AUPRO", "AP-loc"),
-    "8": ("AP-det", "AP-loc"),
-}
+_FRONT = ["data", "method", "backbone", "source", "setting", "n"]
 
 
 def write(frame: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFrame:
@@ -42,199 +36,125 @@ def write(frame: pd.DataFrame, folder: str | Path, name: str) -> pd.DataFrame:
     return frame
 
 
-def finished(outcomes: Iterable[Outcome]) -> list[RunResult]:
-    """Those that were run."""
-    return [outcome for outcome in outcomes if isinstance(outcome, RunResult)]
-
-
 def select(outcomes: Iterable[Outcome], **fields: Any) -> list[Outcome]:
     """Those whose configuration has the given fields, e.g. ``category="screw"``."""
     return [o for o in outcomes if all(getattr(o.config, name) == value for name, value in fields.items())]
 
 
-def family(config: RunConfig) -> RunConfig:
-    """What the seeds of one method share. Each control has the noise of its own seed's learned run, so that varies."""
-    level = 1.0 if config.experiment == "noise_control" else config.noise_std
-    return config.replace(seed=0, noise_std=level)
+def comparison(outcomes: Iterable[Outcome], metrics: Sequence[str] = METRICS, references: bool = True) -> pd.DataFrame:
+    """Any metrics of any methods: the form of all the tables below."""
+    return pivot(results.table(outcomes, references), metrics)
 
 
-def comparison(outcomes: Sequence[Outcome], metrics: Sequence[str] = METRICS, references: bool = True) -> pd.DataFrame:
-    """One row per method, data set and metric: published, course report, ours over the seeds, and the conditions.
+#: Table 2: scenarios per category, with the map's own score, which the course report's table leaves out
+table2 = functools.partial(comparison, metrics=("I-AUROC", "seg-I-AUROC", "AUPRO"))
+#: Table 4: learned noise v1; the course report trained it by the published rule
+table4 = functools.partial(comparison, metrics=("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc"))
+#: Table 6: scenario A and the versions of learned noise by every metric
+table6 = comparison
+#: Table 7: weak supervision; AP-loc also by the logits where the sigmoid ranked the pixels (erratum 12), and Youden's
+#: point of the image score, whose threshold is a logit here
+_YOUDEN = ("Youden TPR", "Youden FPR", "Youden threshold (logit)")
+table7 = functools.partial(comparison, metrics=(*METRICS, "AP-loc on logits", *_YOUDEN))
 
-    ``references=False`` leaves the published and course-report columns out: synthetic data have nothing to compare.
-    """
+
+def table5(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
+    """The sweep of the bound: the final values, what held-out images gave, and the mean and range of the last ten
+    evaluations. The course report's sweep was trained by the published rule, one seed a bound."""
+    outcomes = sorted(outcomes, key=lambda o: -o.config.beta)
+    frame = results.table(outcomes, compared=False)
+    if references:
+        swept = {o.config.beta: o.config for o in outcomes}.values()
+        rule = {"experiment": "learned_noise_v2_as_published", "noise_rule": "as_published"}
+        theirs = [row for config in swept for row in results.references(config.replace(**rule))]
+        frame = pd.concat([frame, pd.DataFrame(theirs, columns=results.COLUMNS)], ignore_index=True)
+    late = ("validation I-AUROC", "I-AUROC late mean", "I-AUROC late range")
+    return pivot(frame, ("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc", *late))
+
+
+def table8(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame:
+    """Supervision regimes: AP-det, AP-loc, and by how much AP-det differs from full supervision in the same source."""
+    frame = results.table(outcomes, references)
+    means = frame[frame["seed"].isna() & (frame["metric"] == "AP-det")]
+    full = means[means["experiment"] == "supervised"].set_index(["dataset", "source"])["mean"].to_dict()
+    against = [full.get((row.dataset, row.source)) for row in means.itertuples()]
+    gaps = means.assign(
+        metric="Δ AP-det", mean=means["mean"] - pd.Series(against, means.index, float), std=float("nan")
+    )
+    gaps = gaps[gaps["mean"].notna() & (gaps["experiment"] != "supervised")]
+    return pivot(pd.concat([frame, gaps], ignore_index=True), ("AP-det", "AP-loc", "Δ AP-det"))
+
+
+def pivot(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Means of the long table as rows of text, data by data in order of appearance."""
+    means = frame[frame["seed"].isna()]
     rows = []
-    for group in _groups(outcomes):
-        config = group[0].config
-        for metric in metrics:
-            row = {"method": method_label(config), "data": data_label(config), "metric": metric}
-            if references:
-                row |= _reference_cells(config, metric)
-            rows.append(row | _ours(group, metric) | conditions(group))
-    return pd.DataFrame(rows).fillna("")
+    for (dataset, category), of_data in means.groupby(["dataset", "category"], sort=False):
+        keys = ["experiment", "backbone", "setting", "source"]
+        for (experiment, backbone, setting, source), part in of_data.groupby(keys, sort=False):
+            found = {row.metric: row for row in part.itertuples()}
+            if not any(metric in found for metric in metrics):
+                continue
+            cells = [data_name(dataset, category), experiment_label(experiment), BACKBONES[backbone], source, setting]
+            n, absent = part["n"].max(), NOT_AVAILABLE if source == "ours" else ""
+            shown = [NOT_RUN if n == 0 else _cell(found.get(metric), n, absent) for metric in metrics]
+            rows.append([*cells, _count(n, found.get("diverged")), *shown])
+    return pd.DataFrame(rows, columns=[*_FRONT, *map(metric_label, metrics)])
 
 
-def table2_scenarios(outcomes: Sequence[Outcome], references: bool = True) -> pd.DataFrame:
-    """Baseline, scenario A and scenario B per category (the course report's Table 2, with the map's own score)."""
-    order = {c: i for i, c in enumerate(dict.fromkeys(o.config.category for o in outcomes))}
-    by_category = sorted(outcomes, key=lambda o: order[o.config.category])
-    return comparison(by_category, TABLE_METRICS["2"], references)
+def _cell(row: Any, n: int, absent: str) -> str:
+    """0.613 ± 0.020; below a tenth two digits. A metric that some of the runs lack is not defined."""
+    if row is None or row.n < n:
+        return absent
+    text = f"{row.mean:.3f}" if abs(row.mean) >= 0.1 else f"{row.mean:.2g}"
+    return text if pd.isna(row.std) else f"{text} ± {row.std:.3f}"
 
 
-def table4_learned_v1(outcomes: Sequence[Outcome], references: bool = True) -> pd.DataFrame:
-    """Learned noise v1 by both rules (Table 4); the course report trained it by the published one."""
-    return comparison(outcomes, TABLE_METRICS["4"], references)
+def _count(n: int, diverged: Any) -> str:
+    lost = 0 if diverged is None else round(diverged.mean * diverged.n)
+    return f"{n} ({lost} diverged)" if lost else str(n)
 
 
-def table7_weak(outcomes: Sequence[Outcome], references: bool = True) -> pd.DataFrame:
-    """Detection and localisation of the weakly supervised variant (Table 7), and Youden's point of both its scores."""
-    frame = comparison(outcomes, TABLE_METRICS["7"], references)
-    points = [_youden_rows(group, references) for group in _groups(outcomes)]
-    logits = [_logit_row(group) for group in _groups(outcomes) if group[0].config.pixel_values != "logits"]
-    return pd.concat([frame, *logits, *points], ignore_index=True).fillna("")
+def missing(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """What was not run: method, data, seeds, and the command of the first."""
+    rows = []
+    for group in results.groups(outcomes):
+        if absent := [o for o in group.outcomes if isinstance(o, NotRun)]:
+            seeds = " ".join(str(o.config.seed) for o in absent)
+            rows.append([*_names(group.config), seeds, absent[0].command])
+    return pd.DataFrame(rows, columns=["method", "data", "seeds", "command"])
 
 
-def _logit_row(group: Sequence[Outcome]) -> pd.DataFrame:
-    """AP-loc of the same maps by their logits, for runs that ranked the pixels by the sigmoid (erratum 12)."""
-    config = group[0].config
-    values = [run.metrics["on_logits"]["AP-loc"] for run in finished(group)]
-    row = {"method": method_label(config), "data": data_label(config), "metric": "AP-loc, by the logits"}
-    return pd.DataFrame([row | (mean_and_std(values) if values else _NOT_RUN_CELLS) | conditions(group)])
-
-
-def _youden_rows(group: Sequence[Outcome], references: bool) -> pd.DataFrame:
-    """Threshold (logit), TPR and FPR at Youden's point, mean over the seeds."""
-    config, rows = group[0].config, []
-    for score, name in (("score", "image score"), ("map_score", "map score")):
-        for key, label in (("threshold", "threshold (logit)"), ("tpr", "TPR"), ("fpr", "FPR")):
-            points = [run.metrics["youden"][score] for run in finished(group)]
-            values = [NOT_AVAILABLE if point == NOT_AVAILABLE else point[key] for point in points]
-            row = {"method": method_label(config), "data": data_label(config), "metric": f"Youden {label}, {name}"}
-            if references and score == "score" and key != "threshold":  # theirs is a normalised score
-                row |= _reference_cells(config, f"Youden {key.upper()}")
-            rows.append(row | (mean_and_std(values) if values else _NOT_RUN_CELLS) | conditions(group))
-    return pd.DataFrame(rows)
-
-
-def runs(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """What was run and what was not: one row per configuration, with steps, wall time and the command."""
+def runs(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """One row per run: what it was trained on, by what device and for how long."""
     rows = []
     for outcome in outcomes:
         config = outcome.config
-        row = {"method": method_label(config), "data": data_label(config), "seed": str(config.seed)}
-        row |= {"backbone": config.backbone, "epochs": str(config.epochs), "batch_size": str(config.batch_size)}
+        method, data = _names(config)
+        row = {"method": method, "data": data, "seed": str(config.seed), "backbone": BACKBONES[config.backbone]}
+        row |= {"epochs": str(config.epochs), "batch_size": str(config.batch_size), "status": NOT_RUN}
         if isinstance(outcome, RunResult):
             info = outcome.info
             row |= {"status": info["status"], "steps": str(info["steps"]), "seconds": f"{info['wall_seconds']:.0f}"}
             row |= {"device": info["device"], "train": str(info["data"]["train_used"])}
             row |= {"test": str(info["data"]["test"]), "note": info["note"]}
-        else:
-            row |= {"status": NOT_RUN, "note": _why(outcome)}
-        rows.append(row | {"command": run_command(config)})
+        rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
 
-def _why(outcome: NotRun) -> str:
-    """The reason without this machine's folders, which mean nothing in a table."""
-    kind = outcome.reason.partition(":")[0]
-    return f"no {kind} on this machine" if kind in ("data", "weights") else outcome.reason
+def _names(config: RunConfig) -> tuple[str, str]:
+    bound = "" if config.beta is None else f", β = {config.beta:g}"
+    return experiment_label(config.experiment) + bound, data_name(config.dataset, config.category)
 
 
-def conditions(group: Sequence[Outcome]) -> dict[str, str]:
-    """What a measured number depends on, for the runs of one method that differ in their seed only."""
-    config, done = group[0].config, finished(group)
-    cells = {
-        "n": str(len(done)),
-        "status": _status(group),
-        "backbone": config.backbone,
-        "image_size": "x".join(map(str, config.image_size)),
-        "epochs": str(config.epochs),
-        "batch_size": str(config.batch_size),
-        "steps": " / ".join(sorted({str(r.info["steps"]) for r in done})),
-        "seeds": " ".join(str(r.config.seed) for r in done),
-        "device": " / ".join(sorted({r.info["device"] for r in done})),
-    }
-    return cells | {"command": "; ".join(o.command for o in group if isinstance(o, NotRun))}
-
-
-def _status(group: Sequence[Outcome]) -> str:
-    done = finished(group)
-    if not done:
-        return NOT_RUN
-    diverged = sum(result.info["status"] == "diverged" for result in done)
-    parts = [f"{diverged} of {len(done)} diverged" if diverged and len(done) > 1 else "diverged"] if diverged else []
-    if len(done) < len(group):
-        parts.append(f"{len(group) - len(done)} of {len(group)} {NOT_RUN}")
-    return ", ".join(parts) or "finished"
-
-
-def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Outcomes that differ in nothing but the seed, in order of appearance."""
-    groups: dict[RunConfig, list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(family(outcome.config), []).append(outcome)
-    return list(groups.values())
-
-
-def _reference_cells(config: RunConfig, metric: str) -> dict[str, str]:
-    cells = dict.fromkeys(("published_mean", "published_std", "source", "course_report", "course_source"), "")
-    if (theirs := published(config, metric)) is not None:
-        cells |= {"published_mean": f"{theirs[0]:.4f}", "published_std": f"{theirs[1]:.4f}", "source": theirs[2]}
-    if (course := course_report(config, metric)) is not None:
-        cells |= {"course_report": f"{course[0]:.4f}", "course_source": course[1]}
-    return cells
-
-
-def _ours(group: Sequence[Outcome], metric: str) -> dict[str, str]:
-    done = finished(group)
-    if not done:
-        return _NOT_RUN_CELLS
-    return mean_and_std([result.metrics[metric] for result in done])
-
-
-def mean_and_std(values: Sequence[float | str]) -> dict[str, str]:
-    """Cells ``ours_mean`` and ``ours_std`` (of a sample; empty for one value); "n/a" stays "n/a"."""
-    if any(value == NOT_AVAILABLE for value in values):
-        return {"ours_mean": NOT_AVAILABLE, "ours_std": ""}
-    spread = f"{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return {"ours_mean": f"{np.mean(values):.4f}", "ours_std": spread}
-
-
-def table5_beta(
-    outcomes: Sequence[Outcome], metrics: Sequence[str] = TABLE_METRICS["5"], references: bool = True
-) -> pd.DataFrame:
-    """The sweep of the bound: final value over the seeds, range of the last ten evaluations of all seeds, and the same
-    of the course report's log (its Table 5 is one seed's final value, trained by the published rule)."""
-    frame = comparison(outcomes, metrics, references=False)
-    extra = []
-    for group in _groups(outcomes):
-        log = sweep_log(group[0].config.beta)
-        for metric in metrics:
-            last = [run.history[metric].dropna().tail(LAST) for run in finished(group)]
-            cells = {"beta": f"{group[0].config.beta:g}"}
-            cells |= _range("ours", pd.concat(last) if last else pd.Series(dtype=float))
-            if references:
-                final = log[log["evaluation"] == "final"][metric]
-                cells |= {"course_report": f"{final.iloc[0]:.4f}" if len(final) else ""}
-                cells |= _range("course", log[log["evaluation"] == "periodic"][metric].tail(LAST))
-            extra.append(cells)
-    front = ["method", "data", "metric", "ours_mean", "ours_std"]
-    return pd.concat([frame[front], pd.DataFrame(extra), frame.drop(columns=front)], axis=1)
-
-
-def _range(name: str, values: pd.Series) -> dict[str, str]:
-    columns = [f"{name}_last_{part}" for part in ("count", "min", "mean", "max")]
-    if values.empty:
-        return dict.fromkeys(columns, "")
-    numbers = (f"{v:.4f}" for v in (values.min(), values.mean(), values.max()))
-    return dict(zip(columns, (str(len(values)), *numbers), strict=True))
-
-
-def beta_means(runs: Sequence[RunResult], metric: str) -> pd.DataFrame:
+def beta_means(runs: Iterable[RunResult], metric: str) -> pd.DataFrame:
     """Mean over the seeds of the validation and the test metric, by bound (index, descending)."""
-    rows = [(r.config.beta, r.metrics[f"validation {metric}"], r.metrics[metric]) for r in runs]
-    frame = pd.DataFrame(rows, columns=["beta", "validation", "test"]).astype(float)
-    return frame.groupby("beta").mean().sort_index(ascending=False)
+    rows = {
+        group.config.beta: {"validation": group.values[f"validation {metric}"]["mean"], "test": found["mean"]}
+        for group in results.groups(runs)
+        if (found := group.values.get(metric)) is not None
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").sort_index(ascending=False)
 
 
 def beta_selection(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO")) -> pd.DataFrame:

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
-from ssn_core.study.style import METHOD_COLOURS, PUBLISHED, legend_below, method_colour, method_label, pick, publish
+from ssn_core.study.labels import METHOD_COLOURS, method_colour, method_label, pick
+from ssn_core.study.run_values import LAST_EVALUATIONS
+from ssn_core.study.style import PUBLISHED, legend_below, publish
 
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
 #: one method, four bounds: shades of its colour, dark for the widest
@@ -160,7 +162,7 @@ def beta_band(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "A
 
 
 def _band(ax: Axes, place: float, values: pd.Series, colour: str) -> None:
-    last = values.tail(tables.LAST)
+    last = values.tail(LAST_EVALUATIONS)
     if last.empty:
         return
     ax.plot([place, place], [last.min(), last.max()], color=colour, lw=4, alpha=0.45, solid_capstyle="butt")
@@ -199,5 +201,5 @@ def beta_colour(beta: float, betas: Sequence[float]) -> str:
 
 
 def _course_sweep(beta: float) -> pd.DataFrame:
-    log = reference.sweep_log(beta)
-    return log[log["evaluation"] == "periodic"]
+    log = reference.reference("course_report_training_log")
+    return log[(log["experiment"] == f"learned_noise_v2_beta{beta:g}") & (log["evaluation"] == "periodic")]

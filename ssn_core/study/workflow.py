@@ -17,7 +17,7 @@ from ssn_core.errors import InputError
 from ssn_core.files import write_text
 from ssn_core.runs.profiles import NotRun, Profile, load_profile, project_root, run_command, simplenet_like
 from ssn_core.runs.result import RunResult, find_run
-from ssn_core.study.style import LANGUAGES
+from ssn_core.study.labels import LANGUAGES
 
 KERNEL = "python3"
 
