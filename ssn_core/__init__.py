@@ -15,6 +15,7 @@ _HOMES = {
     "ssn_core.fast.inference": ["FoldedDetector", "fold"],
     "ssn_core.models.detectors": ["GapCamNet", "MemoryNet", "Prediction", "SimpleNet", "SuperSimpleNet", "build_model"],
     "ssn_core.runs.config": ["PRESETS", "RunConfig", "preset"],
+    "ssn_core.runs.export": ["export_onnx"],
     "ssn_core.runs.profiles": ["NotRun", "Profile", "load_profile", "matched_control", "run_command"],
     "ssn_core.runs.result": ["RunResult", "find_run", "load_run"],
     "ssn_core.runs.store": ["load_model", "run"],

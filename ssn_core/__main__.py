@@ -151,16 +151,15 @@ def check(
 def export(
     run: Run,
     out: Annotated[Path | None, typer.Option(help="the file [default: beside the run's weights]")] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="quantised, calibrated on good images")] = False,
 ) -> None:
     """Write a run's folded model as one ONNX file, after comparing it with torch.
 
     Example: ssn export ssn-runs --out parts.onnx
     """
     folder = _finished(run).path
-    from ssn_core.fast.export import export_onnx
+    from ssn_core.runs.export import export_onnx
 
-    print(f"model: {export_onnx(folder, out, int8)}")
+    print(f"model: {export_onnx(folder, out)}")
 
 
 @app.command("run")

@@ -1,2 +1,1 @@
-"""The exact fast forms of ``models``: training forward, folded inference, tiled convolution. Imports ``models``
-and below."""
+"""The exact fast forms of ``models``: training forward, folded inference, ONNX export. Imports ``models`` and below."""

@@ -8,7 +8,6 @@ blur of the map are one matrix an axis. Everything is composed once, in float64,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssn_core.errors import InputError
-from ssn_core.fast.tiled_conv import Tile, TiledConv, Tiling, join
+from ssn_core.fast.moments import Kept
+from ssn_core.fast.segmentation_step import LEAK, HiddenMap
+from ssn_core.fast.upscaled_conv import UpscaledConv, tap_rows
 from ssn_core.models.detectors import BLUR_SIGMA, Detector, GapCamNet, MapScored, MemoryNet
 from ssn_core.models.memory import nearest
 from ssn_core.models.upscale import border_bias, map_matrices, upscale
@@ -62,7 +63,7 @@ class FoldedDetector(nn.Module):
 
     def _fold_heads(self, model: Detector) -> None:
         linear, *adaptor = _fold_adaptor(model.adaptor)
-        self.adaptor = None if linear else TiledConv(*adaptor, self.channels2)
+        self.adaptor = None if linear else _Composed(*adaptor, self.channels2)
         self.adaptor_relu = isinstance(model.adaptor[-1], nn.ReLU)
         if not isinstance(model, GapCamNet):
             self._fold_segmentation(model, *adaptor)
@@ -85,7 +86,7 @@ class FoldedDetector(nn.Module):
         if not cam:
             self._put(map_taps=map_taps)
         if not cam and model.cls_features == "raw":
-            self.response = TiledConv(weight, bias, self.channels2)
+            self.response = _Composed(weight, bias, self.channels2)
             return
         self.response = self._conv(weight, bias, adaptor)
         if self.adaptor is None:  # the adaptor's bias is padded with zeros like the features: it fades at the border
@@ -94,7 +95,7 @@ class FoldedDetector(nn.Module):
     def _conv(self, weight: Tensor, bias: Tensor, adaptor: Tensor) -> nn.Module:
         """A convolution of the adapted features: composed with a linear adaptor, on its own after any other."""
         if self.adaptor is None:
-            return TiledConv(torch.einsum("ocyx,cd->odyx", weight, adaptor[:, :, 0, 0]), bias, self.channels2)
+            return _Composed(torch.einsum("ocyx,cd->odyx", weight, adaptor[:, :, 0, 0]), bias, self.channels2)
         conv = nn.Conv2d(*weight.shape[1::-1], weight.shape[-1], padding=weight.shape[-1] // 2)
         conv.weight.data, conv.bias.data = weight.float().contiguous(memory_format=torch.channels_last), bias.float()
         return conv
@@ -106,7 +107,7 @@ class FoldedDetector(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) -> anomaly map logits (B, H, W), image logits (B,)."""
         outputs = []
-        for part in _parts(images):
+        for part in _parts(images, _PART):
             layers = self.trunk(part.contiguous(memory_format=torch.channels_last))
             outputs.append(self.heads(*(f.permute(0, 2, 3, 1) for f in layers), images.shape[-2:]))
         return _cat(outputs)
@@ -115,62 +116,83 @@ class FoldedDetector(nn.Module):
         """From the trunk's layers, (B, h2, w2, C2) and (B, h3, w3, C3), channels last."""
         if tuple(image_size) != self.sizes.image_size:
             self.sizes = self._fitted(layer2, layer3, tuple(image_size))
-        pairs = zip(_parts(layer2), _parts(layer3), strict=True)
-        return _cat([self._heads(*(layer.permute(0, 3, 1, 2) for layer in pair)) for pair in pairs])
+        kept = Kept()
+        return _cat([self._heads(pair, kept) for pair in zip(_parts(layer2), _parts(layer3), strict=True)])
 
     def _fitted(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> _Sizes:
         shapes = [tuple(layer.shape[1:3]) for layer in (layer2, layer3)]
-        kernels = {conv.taps for conv in self.modules() if isinstance(conv, TiledConv)}
-        sizes = _Sizes(*shapes, image_size, self.upscaling, sorted(kernels))
+        kernels = sorted({conv.taps for conv in self.modules() if isinstance(conv, _Composed)})
+        sizes = _Sizes(*shapes, image_size, self.upscaling, kernels)
         if self.border_weight is not None:
             border = border_bias(self.border_weight.float(), self.border_input.float(), sizes.feature_size)
-            sizes.register_buffer("border", border[None], persistent=False)
+            sizes.register_buffer("border", border, persistent=False)
         return sizes.to(layer2.device, layer2.dtype)
 
-    def _heads(self, layer2: Tensor, layer3: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, C2, h2, w2), (n, C3, h3, w3) in channels-last memory."""
+    def _heads(self, layers: tuple[Tensor, ...], kept: Kept) -> tuple[Tensor, Tensor]:
+        """(n, h2, w2, C2), (n, h3, w3, C3) -> map logits (n, H, W), image logits (n,)."""
         if self.memory is not None:
-            rows = upscale(layer2, layer3, self.upscaling).permute(0, 2, 3, 1)
+            rows = upscale(*(layer.permute(0, 3, 1, 2) for layer in layers), self.upscaling).permute(0, 2, 3, 1)
             return self._map_scored(nearest(rows.flatten(0, 2), self.memory).view(rows.shape[:3]))
         adapted = None
         if self.adaptor is not None:
-            adapted = join(self._tiles(self.adaptor, (layer2, layer3), None))
-            adapted = (F.relu_(adapted) if self.adaptor_relu else adapted).permute(0, 3, 1, 2)
+            adapted = self._convolved(self.adaptor, layers, None, kept)
+            adapted = F.relu_(adapted) if self.adaptor_relu else adapted
         if self.hidden is None:
-            tiles = list(self._response((layer2, layer3), adapted, None))
-            cam = join([(y, x, tile @ self.score_weight) for y, x, tile in tiles])
-            return self.sizes.resize(cam), _mean(tiles, cam) @ self.score_weight + self.score_bias
-        low_map = self._segmentation((layer2, layer3), adapted)
+            response = F.relu_(self._convolved(self.response, layers, adapted, kept))
+            cam = response @ self.score_weight
+            return self.sizes.resize(cam), response.mean((1, 2)) @ self.score_weight + self.score_bias
+        low_map = self._segmentation(layers, adapted, kept)
         if self.response is None:
             return self._map_scored(low_map)
         anomaly_map = self.sizes.resize(low_map)
         from_map = F.conv2d(low_map[:, None], self.map_taps, padding=2).permute(0, 2, 3, 1)
-        tiles = list(self._response((layer2, layer3), adapted, from_map))
-        top = torch.stack([tile.amax((1, 2)) for *_, tile in tiles]).amax(0)
-        pooled = [top, _mean(tiles, low_map), low_map.amax((1, 2))[:, None], low_map.mean((1, 2))[:, None]]
-        return anomaly_map, torch.cat(pooled, dim=1) @ self.score_weight + self.score_bias
+        response = F.relu_(self._convolved(self.response, layers, adapted, kept).add_(from_map))
+        pooled = [response.amax((1, 2)), response.mean((1, 2)), low_map.amax((1, 2))[:, None]]
+        pooled = torch.cat([*pooled, low_map.mean((1, 2))[:, None]], dim=1)
+        return anomaly_map, pooled @ self.score_weight + self.score_bias
 
     def _map_scored(self, low_map: Tensor) -> tuple[Tensor, Tensor]:
         anomaly_map = self.sizes.resize(low_map)
         return anomaly_map, anomaly_map.amax((1, 2))
 
-    def _segmentation(self, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Tensor:
-        """Map logits (n, H, W); of the hidden channels only one tile exists at a time."""
-        tiles = self._tiles(self.hidden, layers, adapted)
-        return join((y, x, F.leaky_relu_(tile, 0.2) @ self.hidden_out) for y, x, tile in tiles)
+    def _segmentation(self, layers: tuple[Tensor, ...], adapted: Tensor | None, kept: Kept) -> Tensor:
+        """Map logits (n, H, W); on a processor only a few rows of the hidden channels exist at a time."""
+        if adapted is not None or _whole(layers[0]):
+            return F.leaky_relu_(self._convolved(self.hidden, layers, adapted, kept), LEAK) @ self.hidden_out
+        op, (h, w) = self.sizes.hidden_map, self.sizes.feature_size
+        low = [layer @ taps[0] for layer, taps in zip(layers, self.hidden.rows, strict=True)]
+        low_map = layers[0].new_empty(len(layers[0]) * h * w)
+        for part in op.parts(len(layers[0])):
+            rows = kept("rows", low_map, part.block.stop - part.block.start, len(self.hidden_out))
+            op.fill(rows, part, low, kept)
+            torch.mv(F.leaky_relu_(rows.add_(self.hidden.bias), LEAK), self.hidden_out, out=low_map[part.block])
+        return low_map.view(-1, h, w)
 
-    def _response(self, layers: tuple[Tensor, ...], adapted: Tensor | None, extra: Tensor | None) -> Iterator[Tile]:
-        """The 5x5 convolution and ReLU, with ``extra`` (n, H, W, O) added in between."""
-        if self.sizes.border is not None:
-            extra = self.sizes.border if extra is None else extra + self.sizes.border
-        for y, x, tile in self._tiles(self.response, layers, adapted):
-            yield y, x, F.relu_(tile if extra is None else tile.add_(extra[:, y, x]))
-
-    def _tiles(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None) -> Iterator[Tile]:
-        if isinstance(conv, TiledConv):
-            yield from conv(*layers, self.sizes.tiling(conv.taps, _whole(layers[0])))
+    def _convolved(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None, kept: Kept) -> Tensor:
+        """(n, H, W, O) of the upscaled layers, or of the adapted features (n, H, W, C)."""
+        if not isinstance(conv, _Composed):
+            return conv(adapted.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        op = self.sizes.up[str(conv.taps)]
+        if _whole(layers[0]):
+            out = op.whole(layers, conv.rows, conv.bias)
         else:
-            yield slice(None), slice(0, None), conv(adapted).permute(0, 2, 3, 1)
+            out = op.banded(layers, conv.rows, kept).add_(conv.bias)
+        return out.add_(self.sizes.border) if conv is self.response and self.sizes.border is not None else out
+
+
+class _Composed(nn.Module):
+    """A convolution of the upscaled layers with fixed weights, for :class:`UpscaledConv`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, channels2: int) -> None:
+        super().__init__()
+        self.taps = weight.shape[-1]
+        self.register_buffer("rows2", tap_rows(weight[:, :channels2]).float())
+        self.register_buffer("rows3", tap_rows(weight[:, channels2:]).float())
+        self.register_buffer("bias", bias.float())
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        return self.rows2, self.rows3
 
 
 class _Sizes(nn.Module):
@@ -187,17 +209,13 @@ class _Sizes(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.feature_size = tuple(upscaling * side for side in size2)
-        shapes = (size2, size3, self.feature_size)
-        self.tilings = nn.ModuleDict(
-            {f"{k}{whole}": Tiling(*shapes, k, whole) for k in kernels for whole in (True, False)}
-        )
+        shapes, like = (size2, size3, self.feature_size), torch.zeros(1)
+        self.up = nn.ModuleDict({str(k): UpscaledConv(*shapes, k, like) for k in kernels})
+        self.hidden_map = HiddenMap(*shapes, like)
         along_y, along_x = map_matrices(self.feature_size, image_size, BLUR_SIGMA)
         self.register_buffer("along_y", along_y, persistent=False)
         self.register_buffer("along_x", along_x, persistent=False)
         self.register_buffer("border", None)
-
-    def tiling(self, taps: int, whole: bool) -> Tiling:
-        return self.tilings[f"{taps}{whole}"]
 
     def resize(self, low_map: Tensor) -> Tensor:
         """(B, h, w) -> (B, H, W): bilinear and Gaussian blur."""
@@ -206,22 +224,16 @@ class _Sizes(nn.Module):
 
 def _whole(batch: Tensor) -> bool:
     """A GPU, a compiler and an exporter want few large operations; a processor wants small ones, whose operands fit
-    its caches: a few images at a time, tile by tile."""
+    its caches: a few images through the trunk and single ones through the heads, band by band."""
     return batch.device.type != "cpu" or torch.compiler.is_compiling()
 
 
-def _parts(batch: Tensor) -> tuple[Tensor, ...]:
-    return (batch,) if _whole(batch) else batch.split(_PART)
+def _parts(batch: Tensor, step: int = 1) -> tuple[Tensor, ...]:
+    return (batch,) if _whole(batch) else batch.split(step)
 
 
 def _cat(outputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return outputs[0] if len(outputs) == 1 else tuple(torch.cat(part) for part in zip(*outputs, strict=True))
-
-
-def _mean(tiles: list[Tile], low_map: Tensor) -> Tensor:
-    """Mean over all positions of tiles (n, rows, columns, O) that cover ``low_map`` (n, H, W): (n, O)."""
-    whole = low_map.shape[1] * low_map.shape[2]
-    return sum(tile.mean((1, 2)) * (tile.shape[1] * tile.shape[2] / whole) for *_, tile in tiles)
 
 
 def _fold_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

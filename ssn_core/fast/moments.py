@@ -1,4 +1,4 @@
-"""Batch statistics over blocks of rows, and buffers that are kept between steps: what both fast heads need."""
+"""Blocks of rows, batch statistics over them, and buffers that are kept between steps: what the fast forms share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import math
 
 import torch
 from torch import Tensor, nn
+
+
+def blocks(rows: Tensor, step: int = 1) -> list[slice]:
+    """Along the first dimension: ``step`` at a time on a processor, whose caches then hold what is made of them;
+    elsewhere all at once."""
+    step = step if rows.device.type == "cpu" else max(len(rows), 1)
+    return [slice(i, min(i + step, len(rows))) for i in range(0, len(rows), step)]
 
 
 class Moments:

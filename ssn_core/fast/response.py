@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
-from ssn_core.fast.moments import Kept, Moments, track
+from ssn_core.fast.moments import Kept, Moments, blocks, track
+from ssn_core.fast.upscaled_conv import tap_rows
 
 
 class PooledResponse:
@@ -73,14 +74,14 @@ class _Function(torch.autograd.Function):
             product = torch.mm(noise, row, out=kept("product", noise, len(noise), k * o))
             with_nowhere.view(-1, o).index_add_(0, reached, product.view(-1, o))
         moments, ones = Moments(), clean.new_ones(h * w)
-        for part in _parts(response):
+        for part in blocks(response):
             if windows is not None:
                 response[part].baddbmm_(windows[part], taps.expand(2 * b, -1, -1)[part])
             cells = response[part].flatten(0, 1)
             moments.add(cells, ones.expand(len(response[part]), -1).flatten())
         mean, variance = moments.result(len(response) * h * w)
         scale = gamma * (variance + 1e-5).rsqrt()
-        parts = [_pooled(response[part], w, scale, beta - mean * scale) for part in _parts(response)]
+        parts = [_pooled(response[part], w, scale, beta - mean * scale) for part in blocks(response)]
         pooled = [torch.cat(values) for values in zip(*parts, strict=True)]
         ctx.save_for_backward(response, noise, weight, gamma, beta, windows, mean, variance, where, *pooled)
         ctx.kept, ctx.size = kept, (h, w)
@@ -101,7 +102,7 @@ class _Function(torch.autograd.Function):
         offset = scale * grad_beta / total - mean * slope
         with_nowhere = ctx.kept("gradient", response, copies + 1, cells, o)
         grad = with_nowhere[:-1]
-        for part in _parts(response):
+        for part in blocks(response):
             x = response[part]
             y = torch.addcmul(beta - mean * scale, x, scale)
             gated = torch.ops.aten.threshold_backward((spread[part] * scale)[:, None].expand_as(x), y, 0)
@@ -124,16 +125,9 @@ class _Function(torch.autograd.Function):
         return grad_clean, grad_noise, grad_weight, grad_gamma, grad_beta, grad_windows, None, None
 
 
-def _parts(response: Tensor) -> list[slice]:
-    """One image at a time on a processor, elsewhere all at once."""
-    step = 1 if response.device.type == "cpu" else len(response)
-    return [slice(i, i + step) for i in range(0, len(response), step)]
-
-
 def _matrices(weight: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """Weight (O, C or C + 1, k, k) as one matrix per row of taps, (k, C, k * O), and the last channel's (k * k, O)."""
-    rows = weight[:, :channels].permute(2, 1, 3, 0).flatten(2).contiguous()
-    return rows, weight[:, -1].flatten(1).T
+    return tap_rows(weight[:, :channels]), weight[:, -1].flatten(1).T
 
 
 def _reached(masked: Masked, k: int) -> Tensor:

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
-from ssn_core.fast.moments import Kept, Moments, track
+from ssn_core.fast.moments import Kept, Moments, blocks, track
 from ssn_core.models.upscale import nonzero_columns, tap_matrix
 
 LEAK = 0.2
-_CACHE_ROWS = 512  # rows of 1024 floats: 2 MB
+CACHE_ROWS = 512  # rows of 1024 floats: 2 MB
 
 
 class _Part(NamedTuple):
@@ -32,23 +32,25 @@ class _Part(NamedTuple):
     read: tuple[slice, slice]
 
 
-class HiddenMap:
+class HiddenMap(nn.Module):
     """Callable form of the head; holds the upscaling matrices and the buffers."""
 
     def __init__(self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], like: Tensor) -> None:
         """On the device and in the precision of ``like``."""
+        super().__init__()
         along_y, along_x = (
             [tap_matrix(size[axis], size_out[axis], taps=1) for size in (size2, size3)] for axis in range(2)
         )
         h, w = self.size = size_out
-        height = max(1, _CACHE_ROWS // w) if like.device.type == "cpu" else h
+        height = max(1, CACHE_ROWS // w) if like.device.type == "cpu" else h
         self.bands = [slice(i, min(i + height, h)) for i in range(0, h, height)]
         self.read = [tuple(nonzero_columns(y[band]) for y in along_y) for band in self.bands]
-        self.along_y = [y.to(like) for y in along_y]  # (H, h2), (H, h3)
-        self.along_x = torch.cat(along_x, dim=1).to(like)  # (W, w2 + w3)
+        matrices = {"y2": along_y[0], "y3": along_y[1], "along_x": torch.cat(along_x, dim=1)}  # (W, w2 + w3)
+        for name, matrix in matrices.items():
+            self.register_buffer(name, matrix.to(like), persistent=False)
         self.kept = Kept()
 
-    def __call__(
+    def forward(
         self,
         hidden: tuple[Tensor, ...],
         noise: Tensor,
@@ -81,10 +83,10 @@ class HiddenMap:
             for band, read in zip(self.bands, self.read, strict=True)
         ]
 
-    def fill(self, out: Tensor, part: _Part, layers: Sequence[Tensor]) -> None:
+    def fill(self, out: Tensor, part: _Part, layers: Sequence[Tensor], kept: Kept) -> None:
         """Upscale into ``out`` (positions of the part, K): along y, then both layers along x at once."""
-        wide, sides = self._wide(part, layers)  # (n, rows, w2 + w3, K)
-        for layer, y, read, side in zip(layers, self.along_y, part.read, sides, strict=True):
+        wide, sides = self._wide(part, layers, kept)  # (n, rows, w2 + w3, K)
+        for layer, y, read, side in zip(layers, (self.y2, self.y3), part.read, sides, strict=True):
             y = y[part.rows, read].expand(len(wide), -1, -1)
             torch.bmm(y, layer[part.images, read].flatten(2), out=wide[:, :, side].flatten(2))
         wide = wide.flatten(0, 1)
@@ -92,22 +94,17 @@ class HiddenMap:
 
     def unfill(self, grad: Tensor, part: _Part, totals: Sequence[Tensor]) -> None:
         """Transpose of :meth:`fill`: adds to ``totals``, (B, h, w, K) each."""
-        wide, sides = self._wide(part, totals)
+        wide, sides = self._wide(part, totals, self.kept)
         lines = wide.flatten(0, 1)
         torch.bmm(self.along_x.T.expand(len(lines), -1, -1), grad.view(len(lines), self.size[1], -1), out=lines)
-        for total, y, read, side in zip(totals, self.along_y, part.read, sides, strict=True):
+        for total, y, read, side in zip(totals, (self.y2, self.y3), part.read, sides, strict=True):
             y = y[part.rows, read].T.expand(len(wide), -1, -1)
             total[part.images, read].flatten(2).baddbmm_(y, wide[:, :, side].flatten(2))
 
-    def _wide(self, part: _Part, layers: Sequence[Tensor]) -> tuple[Tensor, tuple[slice, slice]]:
+    def _wide(self, part: _Part, layers: Sequence[Tensor], kept: Kept) -> tuple[Tensor, tuple[slice, slice]]:
         w2, w = layers[0].shape[2], self.along_x.shape[1]
         images, rows = (s.stop - s.start for s in part[:2])
-        return self.kept("wide", layers[0], images, rows, w, layers[0].shape[-1]), (slice(0, w2), slice(w2, w))
-
-
-def _blocks(rows: Tensor) -> list[slice]:
-    step = _CACHE_ROWS if rows.device.type == "cpu" else max(len(rows), 1)
-    return [slice(i, min(i + step, len(rows))) for i in range(0, len(rows), step)]
+        return kept("wide", layers[0], images, rows, w, layers[0].shape[-1]), (slice(0, w2), slice(w2, w))
 
 
 class _Function(torch.autograd.Function):
@@ -128,11 +125,11 @@ class _Function(torch.autograd.Function):
         rows = hidden[0].reshape(-1, k) if len(hidden) == 1 else op.kept("rows", v, len(counts), k)
         for part in parts:
             if len(hidden) > 1:
-                op.fill(rows[part.block], part, hidden)
+                op.fill(rows[part.block], part, hidden, op.kept)
             moments.add(rows[part.block], counts[part.block])
         noisy = torch.index_select(rows, 0, masked.source, out=op.kept("noisy", v, len(noise), k))
         noisy.addmm_(noise, noise_weight.T)
-        for block in _blocks(noisy):
+        for block in blocks(noisy, CACHE_ROWS):
             moments.add(noisy[block], masked.counts[block])
         mean, variance = moments.result(2 * len(rows))
         scale = gamma * (variance + 1e-5).rsqrt()
@@ -140,7 +137,7 @@ class _Function(torch.autograd.Function):
         outputs = []
         for x in (rows, noisy):
             out = x.new_empty(len(x))
-            for block in _blocks(x):
+            for block in blocks(x, CACHE_ROWS):
                 y = torch.addcmul(shift, x[block], scale)
                 torch.mv(F.leaky_relu_(y, LEAK), v, out=out[block])
             outputs.append(out)
@@ -163,7 +160,7 @@ class _Function(torch.autograd.Function):
 
         gated_sum, gated_dot = torch.zeros_like(v), torch.zeros_like(v)  # the latter with x - mean
         for x, g in ((rows, grad_clean), (noisy, grad_noisy)):
-            for block in _blocks(x):
+            for block in blocks(x, CACHE_ROWS):
                 slope = leaked(x[block], unit)
                 gated_sum += g[block] @ slope
                 gated_dot += g[block] @ slope.mul_(x[block])
@@ -179,7 +176,7 @@ class _Function(torch.autograd.Function):
             torch.addcmul(leaked(x, g[:, None]).mul_(direct), n[:, None], through_statistics, value=-1, out=out)
 
         grad_rows_noisy = ctx.op.kept("grad noisy", v, *noisy.shape)
-        for block in _blocks(noisy):
+        for block in blocks(noisy, CACHE_ROWS):
             grad_rows(noisy[block], grad_noisy[block], ctx.masked.counts[block], grad_rows_noisy[block])
         grad_hidden = _grad_hidden(
             ctx, lambda b, out: grad_rows(rows[b], grad_clean[b], counts[b], out), grad_rows_noisy
@@ -196,7 +193,7 @@ def _grad_hidden(ctx: Any, grad_rows: Any, grad_noisy: Tensor) -> list[Tensor]:
     for part, masked in zip(ctx.parts, spans, strict=True):
         first, count = part.block.start, part.block.stop - part.block.start
         grad = totals[0].view(-1, k)[part.block] if len(sizes) == 1 else op.kept("grad", grad_noisy, count, k)
-        for block in _blocks(grad):
+        for block in blocks(grad, CACHE_ROWS):
             grad_rows(slice(first + block.start, first + block.stop), grad[block])
         for span in masked:
             grad.index_add_(0, ctx.masked.source[span] - first, grad_noisy[span])

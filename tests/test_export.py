@@ -1,0 +1,167 @@
+"""The ONNX file: equal to torch for any batch, with what it needs to decide, and absent where it would not be equal."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import VARIANTS, calibrate, enliven, tiny_config
+from torch import Tensor
+
+import ssn_core as ssn
+from ssn_core import InputError
+from ssn_core.fast import export
+from ssn_core.models.detectors import Detector
+
+onnx = pytest.importorskip("onnx", reason="needs the extra deploy")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra deploy")
+pytest.importorskip("onnxscript", reason="needs the extra deploy")
+
+SIZE = (64, 48)
+
+
+def make(name: str, backbone: str) -> Detector:
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, *SIZE, generator=torch.Generator().manual_seed(2))
+    return calibrate(enliven(VARIANTS[name](backbone=backbone, image_size=SIZE)), images)
+
+
+def pictures(count: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, *size, 3), np.uint8)
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("ssn-linear-raw-stopped", "resnet18"),
+        ("ssn-linear-adapted-stopped", "efficientnet_lite0"),
+        ("ssn-conv3x3_bn_relu-adapted-stopped", "efficientnet_lite0"),
+        ("gap_cam-linear", "efficientnet_lite0"),
+        ("simplenet-linear", "efficientnet_lite0"),
+    ],
+)
+def test_any_batch_gives_the_plain_forms_logits(name: str, backbone: str, tmp_path: Path) -> None:
+    model = make(name, backbone)
+    session = open_session(export.write_onnx(model, tmp_path / "model.onnx", {}, 0.0))
+    for count in (1, 3):
+        images = pictures(count)
+        maps, scores = session.run(["anomaly_map", "image_score"], {"images": images})
+        assert maps.shape == (count, *SIZE) and scores.shape == (count,)
+        for anomaly_map, score, wanted in zip(maps, scores, map(model.predict, images), strict=True):
+            assert wanted.anomaly_map.std() > 1e-3
+            assert np.abs(anomaly_map - wanted.anomaly_map).max() < 2e-4 and abs(score - wanted.score) < 2e-4
+
+
+@pytest.fixture(scope="module")
+def run(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunResult:
+    config = tiny_config(epochs=1)
+    return ssn.run(config, tmp_path_factory.mktemp("store"), data_root=tiny_sets, device="cpu", log=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def exported(run: ssn.RunResult) -> tuple[Path, list[str]]:
+    said: list[str] = []
+    return ssn.export_onnx(run.path, log=said.append), said
+
+
+def test_a_runs_file_knows_how_to_decide(run: ssn.RunResult, exported: tuple[Path, list[str]]) -> None:
+    path, said = exported
+    facts = open_session(path).get_modelmeta().custom_metadata_map
+    assert path == run.path / "model.onnx" and [p.name for p in run.path.glob("*.onnx*")] == ["model.onnx"]
+    assert (facts["run_id"], facts["image_size"], facts["decides_by"]) == (run.config.run_id, "64,64", "map_score")
+    assert float(facts["threshold"]) == run.metrics["train_quantile"]["map_score"]
+    assert len(said) == 1 and "ONNX Runtime" in said[0] and "ratio" in said[0]
+    assert str(Path(export.__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_a_file_that_was_tampered_with_is_refused(
+    run: ssn.RunResult, exported: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    model = ssn.load_model(run.path)
+    assert export.difference(exported[0], model, 0.0) == ""
+    proto = onnx.load(exported[0])
+    largest = max(proto.graph.initializer, key=lambda x: len(x.raw_data))
+    values = onnx.numpy_helper.to_array(largest) * np.float32(1.01)
+    largest.CopyFrom(onnx.numpy_helper.from_array(values, largest.name))
+    onnx.save(proto, tmp_path / "tampered.onnx")
+    assert "in ONNX Runtime differ from torch's" in export.difference(tmp_path / "tampered.onnx", model, 0.0)
+
+
+def test_a_graph_that_is_not_equal_leaves_the_file_as_it_was(
+    run: ssn.RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmentation = export._OnnxForm._segmentation
+
+    def shifted(*args: object) -> Tensor:
+        return segmentation(*args) + 0.01
+
+    monkeypatch.setattr(export._OnnxForm, "_segmentation", shifted)
+    target = tmp_path / "model.onnx"
+    target.write_text("an earlier export")
+    with pytest.raises(InputError, match=r"model.onnx is not written: anomaly map .* differ from torch's \(by 0.01,"):
+        ssn.export_onnx(run.path, target)
+    assert target.read_text() == "an earlier export" and [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_decision_that_differs_is_refused(
+    run: ssn.RunResult, exported: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal within the tolerance, with the threshold in between."""
+    model, call = ssn.load_model(run.path), export.session(exported[0])
+    threshold = ssn.fold(model).predict(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).map_score
+    monkeypatch.setattr(export, "session", lambda path: lambda images: [x + np.float32(5e-5) for x in call(images)])
+    assert export.difference(exported[0], model, threshold + 2e-5).startswith("decision in ONNX Runtime differ")
+    assert export.difference(exported[0], model, threshold + 1.0) == ""
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_one_line(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"export needs {package}, which is not installed; pip install"):
+        export.write_onnx(make("simplenet-linear", "efficientnet_lite0"), tmp_path / "m.onnx", {}, 0.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_example_inspects_a_folder(
+    run: ssn.RunResult,
+    exported: tuple[Path, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the file alone: scores as ``predict`` gives them from the same files, once each, and broken files named."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    example, session, seen = importlib.import_module("inspect_folder"), open_session(exported[0]), set()
+    smooth = Image.fromarray(pictures(1, (9, 7))[0]).resize((150, 110), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "a,b.png")
+    smooth.convert("L").save(tmp_path / "grey.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a,b.png").read_bytes()[:500])
+    Image.new("I;16", (8, 8)).save(tmp_path / "deep.png")
+    for path in tmp_path.iterdir():
+        os.utime(path, (1, 1))
+    smooth.save(tmp_path / "under way.png")
+    os.utime(tmp_path / "under way.png", (2**32, 2**32))
+    for _ in range(2):
+        example.watch(session, tmp_path, seen)
+    said = capsys.readouterr()
+    threshold = run.metrics["train_quantile"]["map_score"]
+    model = ssn.load_model(run.path)
+    wanted = {name: model.predict(tmp_path / name).map_score for name in ("a,b.png", "grey.png")}
+    rows = [line.rsplit(",", 2) for line in said.out.splitlines()]
+    assert [row[0].strip('"') for row in rows] == list(wanted)
+    for (_, score, decision), expected in zip(rows, wanted.values(), strict=True):
+        assert float(score) == pytest.approx(
+            expected, abs=0.05
+        )  # Pillow rounds grey levels once where OpenCV does twice
+        assert decision == ("defective" if float(score) > threshold else "good")
+    assert [line.split(":")[0].rsplit("/", 1)[1] for line in said.err.splitlines()] == ["broken.png", "deep.png"]
