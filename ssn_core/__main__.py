@@ -156,10 +156,11 @@ def export(
 
     Example: ssn export ssn-runs --out parts.onnx
     """
-    folder = _finished(run).path
+    result = _finished(run)
+    from ssn_core.inspection.threshold import Threshold
     from ssn_core.runs.export import export_onnx
 
-    print(f"model: {export_onnx(folder, out)}")
+    export_onnx(result.path, out, Threshold.of(result).value)  # decides as `ssn predict` does
 
 
 @app.command("run")

@@ -12,17 +12,19 @@ from ssn_core.runs.result import Log, load_run
 from ssn_core.runs.store import load_model
 
 
-def export_onnx(run: str | Path, path: str | Path | None = None, log: Log = print) -> Path:
+def export_onnx(
+    run: str | Path, path: str | Path | None = None, threshold: float | None = None, log: Log = print
+) -> Path:
     """Write the folded model of a run folder to ``path`` (default: ``model.onnx`` in it), see
     :func:`ssn_core.fast.export.write_onnx`; the log gets its speed beside that of the folded model in torch.
 
     Metadata: ``run_id``, ``image_size`` ("H,W"), ``decides_by`` ("map_score": an image is defective where the maximum
-    of its map is above ``threshold``), ``threshold`` (the run's quantile of normal training images), and ``thresholds``
-    (JSON: all that the run knows, of both scores).
+    of its map is above ``threshold``), ``threshold`` (by default the run's quantile of normal training images), and
+    ``thresholds`` (JSON: all that the run knows, of both scores).
     """
     result, model = load_run(run), load_model(run)
     known = {name: result.metrics[name] for name in ("train_quantile", "youden")}
-    threshold = known["train_quantile"]["map_score"]
+    threshold = known["train_quantile"]["map_score"] if threshold is None else threshold
     facts = {
         "run_id": result.config.run_id,
         "image_size": ",".join(map(str, model.image_size)),
