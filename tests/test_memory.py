@@ -132,9 +132,12 @@ def test_a_run_that_was_stopped_fills_its_memory_anew(tiny_sets: Path, tmp_path:
 
 
 def test_rotations_take_every_normal_image_at_four_angles() -> None:
-    dataset = Dataset("synthetic", "ring", "mvtec", Path("ring"), (Sample("a", Path("a"), None, 0, "good"),), ())
-    training = TrainingSet.of(tiny_memory("memory_rotated"), dataset)
-    assert (training.normal, [version for _, version in training.entries]) == (4, list(ROTATIONS))
+    images = tuple(Sample(name, Path(name), None, 0, "good") for name in "ab")
+    training = TrainingSet.of(
+        tiny_memory("memory_rotated"), Dataset("synthetic", "ring", "mvtec", Path("ring"), images, ())
+    )
+    assert training.normal == 8
+    assert sorted((s.name, version) for s, version in training.entries) == [(n, v) for n in "ab" for v in ROTATIONS]
     image = torch.tensor([[1, 2], [3, 4]])
     assert [version_of(image, version).tolist() for version in ROTATIONS] == [
         [[1, 2], [3, 4]],
