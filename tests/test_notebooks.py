@@ -29,13 +29,20 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 TABLES = (
     *("table2_scenarios", "table3_efficiency", "table4_learned_v1", "table5_beta", "table_beta_selection"),
-    *("table6_versions", "table7_weak", "table8_comparison"),
+    *("table6_versions", "table7_weak", "table8_comparison", "table9_beyond"),
 )
 LINE_ART = (
-    *("ablation_b", "fig06_tradeoff", "fig14_convergence", "beta_band", "bench_speedup", "bench_growth"),
+    *("ablation_b", "fig06_tradeoff", "fig14_convergence", "beta_band", "bench_speedup", "bench_growth", "beyond"),
     *("fig16_roc_weak", "fig17_histogram_weak", "fig18_pixel_pr_weak"),
 )
-PICTURES = ("panels_thread", "panels_ring", "fig13_noise_fields", "fig19_panel_defective", "fig20_panel_normal")
+PICTURES = (
+    "panels_thread",
+    "panels_ring",
+    "fig13_noise_fields",
+    "fig19_panel_defective",
+    "fig20_panel_normal",
+    "panels_beyond",
+)
 
 
 def shrink(profile: Path) -> None:
@@ -45,7 +52,8 @@ def shrink(profile: Path) -> None:
     for value in settings["experiments"].values():
         for entry in value if isinstance(value, list) else [value]:
             for field in ("epochs", "batch_size"):
-                entry.pop(field, None)
+                if entry.get(field) != 1:  # a memory takes one look at its images
+                    entry.pop(field, None)
             if "plates" in entry["categories"]:
                 entry["image_size"] = [128, 48]
     settings["experiments"]["learned_noise_v2"] |= {"betas": [0.5, 0.1], "eval_every": 1}

@@ -354,14 +354,14 @@ def test_noise_units() -> None:
 def test_every_copy_draws_its_own_noise_scale_where_asked() -> None:
     trainer = make_trainer(tiny_config(noise_unit="absolute", noise_std=0.1, noise_std_high=10.0))
     index, masks = torch.arange(NORMAL), torch.ones(2 * NORMAL, *trainer.forward.size, dtype=torch.bool)
-    noise, _ = trainer._gaussian(trainer.features.batch(index, trainer.device), Masked.of(masks), rng())
+    noise, _ = trainer._fixed_noise(trainer.features.batch(index, trainer.device), Masked.of(masks), rng())
     scales = noise.view(len(masks), -1).std(1)
     assert 0.09 < scales.min() < 0.5 < 2 < scales.max() < 10.1  # the whole range, each copy apart
     assert scales.log().mean().abs() < 1  # uniform in the logarithm: as often below 1 as above
     halves = noise.view(len(masks), 2, -1).std(2)
     assert torch.allclose(*halves.unbind(1), rtol=0.1)  # one for the whole copy
     bounded = Masked.of(masks, masks.numel() + 5)
-    padded, _ = trainer._gaussian(trainer.features.batch(index, trainer.device), bounded, rng())
+    padded, _ = trainer._fixed_noise(trainer.features.batch(index, trainer.device), bounded, rng())
     assert padded.isfinite().all() and len(padded) == len(noise) + 5
 
 
