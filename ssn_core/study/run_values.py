@@ -89,6 +89,8 @@ def _operating_points(result: RunResult) -> dict[str, Any]:
     values["Youden threshold (logit)"] = youden["score"]["threshold"]
     for rule in ("Youden", "quantile"):
         values[f"{rule} J"] = values[f"{rule} TPR"] - values[f"{rule} FPR"]
+    if (result.scores["score"] == result.scores["map_score"]).all():  # a method with one score has none to cross
+        return values
     printed, threshold = as_published(result.scores, youden["score"]["threshold"])
     alarm = printed["map_score"] >= threshold
     return values | {"crossed TPR": alarm[~normal].mean(), "crossed FPR": alarm[normal].mean()}
