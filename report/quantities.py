@@ -46,8 +46,10 @@ class Quantity(Sample):
 
     @property
     def settles(self) -> bool:
-        """Whether it is a metric that training improves, so that it says something only when it has stopped rising."""
-        return self.source == "runs" and self.metric in METRICS and self.statistic == "mean"
+        """Whether it is a metric that training improves, so that it says something only when it has stopped rising; a
+        memory is filled and not trained."""
+        trained = self.conditions is None or self.conditions.get("steps") != 0
+        return self.source == "runs" and self.metric in METRICS and self.statistic == "mean" and trained
 
 
 def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:

@@ -21,6 +21,7 @@ from ssn_core.runs.config import RunConfig
 FORMAT = 2
 CHECKPOINT, PREVIOUS, MODEL, NOISE = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors", "noise.npz"
 SCORES = ["image", "defect", "label", "score", "map_score", "top_score", "marked", "marked_scaled"]
+WITHOUT_ZERO = ("gap_cam", "memory")  # methods whose map has no value that parts normal from anomalous
 Log = Callable[[str], None]
 
 
@@ -69,9 +70,9 @@ class RunResult:
 
 def pixel_threshold(config: RunConfig, metrics: Mapping[str, Any]) -> float:
     """Where a map becomes a mask: logit 0 with a segmentation head, whose loss pushes normal cells below -0.5 and
-    anomalous ones above +0.5. A class activation map has no such zero: there, the quantile of the maps' maxima over
-    normal training images."""
-    return float(metrics["train_quantile"]["map_score"]) if config.method == "gap_cam" else 0.0
+    anomalous ones above +0.5. A class activation map and a memory's distances have no such zero: there, the quantile of
+    the maps' maxima over normal training images."""
+    return float(metrics["train_quantile"]["map_score"]) if config.method in WITHOUT_ZERO else 0.0
 
 
 def find_run(config: RunConfig, store: str | Path = STORE) -> RunResult | None:

@@ -19,7 +19,7 @@ from PIL import Image
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.data.images import read_image, read_mask
 from ssn_core.errors import InputError
-from ssn_core.runs.result import RunResult
+from ssn_core.runs.result import WITHOUT_ZERO, RunResult
 from ssn_core.study.labels import data_label, method_label, pick
 from ssn_core.study.style import bilingual
 
@@ -130,8 +130,8 @@ def _pictures(row: Row, sample: Sample | None, limit: float) -> dict[str, dict[s
 def _texts(row: Row, language: str) -> tuple[str, ...]:
     """Method, file, both scores by their full names, and what makes a pixel part of the mask."""
     score, map_score = (f"{value:+.2f}".replace("-", "\u2212") for value in row.scores)
-    cam = row.run.config.method == "gap_cam"
-    rule = pick(language, "99 % of normal ones", "99 % dei normali") if cam else "logit 0"
+    quantile = pick(language, "99 % of normal ones", "99 % dei normali")
+    rule = quantile if row.run.config.method in WITHOUT_ZERO else "logit 0"
     return (
         method_label(row.run.config, language),
         row.name,
