@@ -12,8 +12,9 @@ from ssn_core.__main__ import main
 from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
 from ssn_core.runs.config import PRESETS, RunConfig, preset
-from ssn_core.runs.result import FORMAT
-from ssn_core.study.cost import cost, lines
+from ssn_core.runs.profiles import NotRun
+from ssn_core.runs.result import FORMAT, load_run
+from ssn_core.study.cost import budget, cost, lines
 
 TRAINED = [name for name in PRESETS if not name.startswith("memory")]
 
@@ -68,3 +69,20 @@ def test_the_total_says_what_it_covers(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_store_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path} holds no finished run to measure a step from"):
         cost(tmp_path)
+
+
+def test_a_budget_counts_what_was_made_and_estimates_the_rest(tmp_path: Path) -> None:
+    made = [preset("scenario_a", category="screw", batch_size=8, epochs=2, seed=seed) for seed in (0, 1)]
+    for config, seconds in zip(made, (80.0, 240.0), strict=True):
+        measured(tmp_path, config, seconds, 80)
+    filled = preset("memory")
+    measured(tmp_path, filled, 7.0, 0)
+    later = preset("scenario_c", category="screw", batch_size=16, epochs=3, validation_fraction=0.1)
+    unknown = preset("scenario_b", category="screw", batch_size=8, epochs=1)
+    waiting = [NotRun(config, "", "") for config in (made[0].replace(seed=2), later, unknown)]
+    table = budget([*(load_run(tmp_path / c.run_id) for c in (*made, filled)), *waiting])
+    assert table["runs"].tolist() == [3, 1, 1, 1] and table["made"].tolist() == [2, 1, 0, 0]
+    # of screw's 320 images a tenth is held out: 288, in 18 batches of 16, three times
+    assert table["steps a run"].tolist() == [80, 0, 54, 40]
+    assert table["s/step"].tolist()[:3] == [2.0, 7.0, 4.0] and np.isnan(table["s/step"][3])
+    assert table["hours"][0] == round(3 * 80 * 2 / 3600, 2) and table["hours"][2] == round(54 * 4 / 3600, 2)
