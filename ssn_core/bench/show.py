@@ -18,7 +18,7 @@ from ssn_core.study.reference import reference
 from ssn_core.study.style import bilingual, legend_below
 
 #: what the report's Figure 6 compares: the same task, other costs
-TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2")
+TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2", "memory")
 GPU_COMMAND = "python -m ssn_core.bench --profile full --device cuda"
 #: from NVIDIA's data sheets: float32 peak (TFLOP/s), memory bandwidth (GB/s) and, where forwards are derived in it, the
 #: peak of half precision (H100: SXM, dense)
