@@ -21,7 +21,6 @@ NORMAL_QUANTILE = 0.99
 TOP = 100  # highest values of a map whose mean is its top score, fixed beforehand (as in DeSTSeg, CVPR 2023)
 #: what an evaluation measures: the seven metrics, and the image metrics of the top score
 MEASURED = (*metrics.METRICS, "top-I-AUROC", "top-AP-det")
-_EXAMPLES_PER_KIND = 1
 _CURVE_POINTS = 1000
 
 
@@ -139,12 +138,12 @@ def curve_arrays(outputs: Outputs, truth: Truth) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     if len(set(truth.labels.tolist())) == 2:
         for name, scores in (("score", outputs.scores), ("map", outputs.map_scores)):
-            fpr, tpr = metrics.roc_curve(truth.labels, scores)[:2]
-            precision, recall = metrics.pr_curve(truth.labels, scores)[:2]
+            fpr, tpr = metrics.roc_curve(truth.labels, scores)
+            precision, recall = metrics.pr_curve(truth.labels, scores)
             arrays |= {f"roc_{name}_fpr": fpr, f"roc_{name}_tpr": tpr}
             arrays |= {f"pr_{name}_precision": precision, f"pr_{name}_recall": recall}
     if truth.masks is not None and truth.masks.any():
-        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks, points=_CURVE_POINTS)[:2]
+        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks, points=_CURVE_POINTS)
         arrays |= {"pixel_precision": precision, "pixel_recall": recall}
     return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
 
@@ -154,13 +153,10 @@ def example_arrays(samples: tuple[Sample, ...], outputs: Outputs) -> dict[str, n
 
     Chosen by name before any result is known, so every method shows the same images.
     """
-    taken: dict[str, int] = {}
-    chosen = []
+    first: dict[str, int] = {}
     for i in sorted(range(len(samples)), key=lambda i: samples[i].name):
-        kind = samples[i].defect
-        taken[kind] = taken.get(kind, 0) + 1
-        if taken[kind] <= _EXAMPLES_PER_KIND:
-            chosen.append(i)
+        first.setdefault(samples[i].defect, i)
+    chosen = list(first.values())
     limit = np.finfo(np.float16).max
     return {
         "images": np.array([samples[i].name for i in chosen]),
