@@ -14,7 +14,7 @@ from ssn_core import metrics
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_mask
 from ssn_core.fast.inference import FoldedDetector
-from ssn_core.runs.features import Features, batch_size, single_precision
+from ssn_core.runs.features import Features, single_precision
 from ssn_core.runs.result import SCORES
 
 NORMAL_QUANTILE = 0.99
@@ -57,13 +57,9 @@ def predict_features(
     model: FoldedDetector, features: Features, device: torch.device, pixel_values: str = "logits"
 ) -> Outputs:
     """Outputs from cached trunk features, at the model's image size."""
-    scores, maps, step = [], [], batch_size(device)
-    for start in range(0, len(features), step):
-        layers = features.batch(slice(start, start + step), device)
-        anomaly_map, score = model.heads(*layers, model.image_size)
-        scores.append(score.cpu())
-        maps.append(anomaly_map.cpu())
-    return Outputs(torch.cat(scores).numpy(), torch.cat(maps).numpy(), pixel_values)
+    parts = [[x.cpu() for x in model.heads(*layers, model.image_size)] for layers in features.parts(device)]
+    maps, scores = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
+    return Outputs(scores, maps, pixel_values)
 
 
 @dataclass(frozen=True)
