@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,6 @@ NORMAL_QUANTILE = 0.99
 TOP = 100  # highest values of a map whose mean is its top score, fixed beforehand (as in DeSTSeg, CVPR 2023)
 #: what an evaluation measures: the seven metrics, and the image metrics of the top score
 MEASURED = (*metrics.METRICS, "top-I-AUROC", "top-AP-det")
-_CURVE_POINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,13 @@ def measure(outputs: Outputs, truth: Truth) -> dict[str, Any]:
     top = metrics.evaluate(outputs.top_scores, outputs.maps[:, :1, :1], truth.labels, None)
     values |= {f"top-{name}": top[name] for name in metrics.METRICS[:2]}
     if outputs.pixel_values != "logits":
-        values |= pixel_metrics(dataclasses.replace(outputs, maps=outputs.ranked_maps()), truth)
+        values |= pixel_metrics(outputs.ranked_maps(), truth)
     return values
 
 
-def pixel_metrics(outputs: Outputs, truth: Truth) -> dict[str, Any]:
-    """The pixel metrics of the maps as they are."""
-    values = metrics.evaluate(outputs.scores, outputs.maps, truth.labels, truth.masks)
+def pixel_metrics(maps: np.ndarray, truth: Truth) -> dict[str, Any]:
+    """The pixel metrics of maps (n, H, W) as they are."""
+    values = metrics.evaluate(np.zeros(len(maps)), maps, truth.labels, truth.masks)
     return {name: values[name] for name in metrics.PIXEL_METRICS}
 
 
@@ -139,7 +137,7 @@ def curve_arrays(outputs: Outputs, truth: Truth) -> dict[str, np.ndarray]:
             arrays |= {f"roc_{name}_fpr": fpr, f"roc_{name}_tpr": tpr}
             arrays |= {f"pr_{name}_precision": precision, f"pr_{name}_recall": recall}
     if truth.masks is not None and truth.masks.any():
-        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks, points=_CURVE_POINTS)
+        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks)
         arrays |= {"pixel_precision": precision, "pixel_recall": recall}
     return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
 

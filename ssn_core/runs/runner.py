@@ -189,7 +189,7 @@ class Runner:
         values["evaluation_size"] = list(self.config.image_size)
         values |= evaluate.thresholds(outputs, self.truth, on_normal)
         if self.config.pixel_values != "logits":  # beside the metrics, what the logits would have given
-            values["on_logits"] = evaluate.pixel_metrics(outputs, self.truth)
+            values["on_logits"] = evaluate.pixel_metrics(outputs.maps, self.truth)
         values["parameters"] = sum(p.numel() for p in self.model.parameters())
         write_csv(folder / "history.csv", self.history, HISTORY + (VALIDATION if self.validation else []))
         marking = pixel_threshold(self.config, values)
