@@ -61,14 +61,10 @@ def reserve(path: Path, size: int) -> None:
                 file.write(bytes(min(_BLOCK, size - start)))
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 text atomically."""
-    return write_atomic(path, lambda part: part.write_text(text, encoding="utf-8") and None)
-
-
 def write_json(path: str | Path, value: Any) -> Path:
     """Write indented JSON atomically; NaN and infinity are refused, since JSON has no such number."""
-    return write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return write_atomic(path, lambda part: part.write_text(text, encoding="utf-8") and None)
 
 
 def read_json(path: str | Path) -> Any:

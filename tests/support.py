@@ -11,7 +11,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ssn_core.models.detectors import ADAPTORS, Detector, GapCamNet, SimpleNet, SuperSimpleNet
+from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet, SuperSimpleNet
+from ssn_core.models.names import ADAPTORS
 from ssn_core.runs.config import RunConfig, preset
 
 #: every method with every adaptor and every reading of the classification head, random weights

@@ -17,7 +17,8 @@ from support import VARIANTS, enliven, relative
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
-from ssn_core.fast.response import PooledResponse, map_windows
+from ssn_core.fast.moments import Kept
+from ssn_core.fast.response import map_windows, pooled_response
 from ssn_core.fast.training_forward import FastForward
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet, SuperSimpleNet
 from ssn_core.models.losses import focal, map_loss
@@ -285,7 +286,7 @@ def test_pooled_response(kernel: int, count: int, bound: int | None) -> None:
     noisy = conv(torch.cat([dense.permute(0, 3, 1, 2), seen], 1))
     x = F.relu(plain_bn(noisy + torch.cat([clean, clean]).permute(0, 3, 1, 2)))
     wanted = (x.amax((2, 3)), x.mean((2, 3)))
-    found = PooledResponse()(clean, rows, masked, conv, bn, map_windows(seen[:, 0], kernel))
+    found = pooled_response(clean, rows, masked, conv, bn, Kept(), map_windows(seen[:, 0], kernel))
     cotangents = torch.randn(2, 2 * b, o, generator=rng(5))
     results = [
         [*outputs, *torch.autograd.grad(sum((x * y).sum() for x, y in zip(outputs, cotangents, strict=True)), inputs)]

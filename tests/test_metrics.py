@@ -309,12 +309,12 @@ def test_pixel_pr_curve_thins_the_exact_curve() -> None:
     maps, masks = large_case(9, (40, 30))
     full = pr_curve(masks.ravel(), maps.ravel())
     everything = pixel_pr_curve(maps, masks, points=10**6)
-    assert np.array_equal(everything.precision, full.precision) and np.array_equal(everything.recall, full.recall)
-    thin = pixel_pr_curve(maps, masks, points=20)
-    assert len(thin.recall) == len(thin.precision) == 21
+    assert np.array_equal(everything, full)
+    thin = precision, recall = pixel_pr_curve(maps, masks, points=20)
+    assert len(recall) == len(precision) == 21
     assert set(zip(*thin, strict=True)) <= set(zip(*full, strict=True))
-    assert thin.recall[0] == 0 and thin.recall[-1] == 1
-    assert np.max(np.diff(thin.recall)) < 2 / 19
+    assert recall[0] == 0 and recall[-1] == 1
+    assert np.max(np.diff(recall)) < 2 / 19
 
 
 def broken(maps: np.ndarray, value: float) -> np.ndarray:

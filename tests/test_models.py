@@ -16,7 +16,6 @@ from torch import Tensor, nn
 import ssn_core as ssn
 from ssn_core.errors import InputError
 from ssn_core.models.detectors import (
-    ADAPTORS,
     Detector,
     GapCamNet,
     SimpleNet,
@@ -25,6 +24,7 @@ from ssn_core.models.detectors import (
     make_adaptor,
     resize_map,
 )
+from ssn_core.models.names import ADAPTORS
 from ssn_core.models.trunk import to_tensor
 from ssn_core.models.upscale import upscale
 from ssn_core.runs.config import PRESETS, preset

@@ -22,7 +22,7 @@ from ssn_core.models.trunk import make_trunk, to_tensor
 from ssn_core.runs import runner, store
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import FLIPS, extract
-from ssn_core.runs.held_out import Validation
+from ssn_core.runs.held_out import altered_copies
 from ssn_core.runs.result import FORMAT, SCORES, RunResult, load_run
 from ssn_core.runs.store import run
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer
@@ -487,16 +487,17 @@ def test_held_out_images_get_defects_that_no_run_chooses(tiny_sets: Path) -> Non
             return images, images[:, :, ::2, ::2]
 
     configs = tiny_config(), tiny_config("learned_noise_v2", seed=7, noise_std=2.0)
-    made = [Validation.of(held_out, config, Pixels(), torch.device("cpu")) for config in configs]
-    for validation in made:
-        assert validation.truth.labels.tolist() == [0, 0, 0, 1, 1, 1]
-        normal, altered = validation.features.layer2.permute(0, 3, 1, 2).split(3)
-        masks = torch.from_numpy(validation.truth.masks)
+    made = [altered_copies(held_out, config, Pixels(), torch.device("cpu")) for config in configs]
+    for features, truth in made:
+        assert truth.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        normal, altered = features.layer2.permute(0, 3, 1, 2).split(3)
+        masks = torch.from_numpy(truth.masks)
         assert not masks[:3].any() and all(0 < float(mask.float().mean()) < 0.3 for mask in masks[3:])
         assert torch.equal(normal, originals)
         assert 0.005 < float(masks[3:].float().mean()) < 0.2
         changed = (altered - normal).abs().amax(1) > 0
         assert not (changed & ~masks[3:]).any() and (changed.sum((1, 2)) > 0.9 * masks[3:].sum((1, 2))).all()
-    assert np.array_equal(made[0].truth.masks, made[1].truth.masks)
-    assert torch.equal(made[0].features.layer2, made[1].features.layer2)
-    assert Validation.of([], configs[0], Pixels(), torch.device("cpu")) is None
+    (features, truth), (others, other_truth) = made
+    assert np.array_equal(truth.masks, other_truth.masks)
+    assert torch.equal(features.layer2, others.layer2)
+    assert altered_copies([], configs[0], Pixels(), torch.device("cpu")) is None

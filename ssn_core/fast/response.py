@@ -18,32 +18,25 @@ from ssn_core.fast.moments import Kept, Moments, blocks, track
 from ssn_core.fast.upscaled_conv import tap_rows
 
 
-class PooledResponse:
-    """Callable form; holds the buffers."""
+def pooled_response(
+    clean: Tensor,
+    noise: Tensor,
+    masked: Masked,
+    conv: nn.Conv2d,
+    bn: nn.BatchNorm2d,
+    kept: Kept,
+    windows: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Maximum and mean over the positions of each image of both copies, (2B, O) both.
 
-    def __init__(self) -> None:
-        self.kept = Kept()
-
-    def __call__(
-        self,
-        clean: Tensor,
-        noise: Tensor,
-        masked: Masked,
-        conv: nn.Conv2d,
-        bn: nn.BatchNorm2d,
-        windows: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Maximum and mean over the positions of each image of both copies, (2B, O) both.
-
-        ``clean`` (B, H, W, O): the convolution of the clean features without its bias, which only enters the running
-        mean. ``noise`` (N, C) at the masked positions. ``windows`` (2B, H*W, k*k): what the convolution's last channel
-        reads of the map, see :func:`map_windows`.
-        """
-        top, average, mean, variance = _Function.apply(
-            clean, noise, conv.weight, bn.weight, bn.bias, windows, masked, self.kept
-        )
-        track(bn, mean + conv.bias.detach(), variance, masked.masks.numel())
-        return top, average
+    ``clean`` (B, H, W, O): the convolution of the clean features without its bias, which only enters the running
+    mean. ``noise`` (N, C) at the masked positions. ``windows`` (2B, H*W, k*k): what the convolution's last channel
+    reads of the map, see :func:`map_windows`.
+    """
+    weights = (conv.weight, bn.weight, bn.bias)
+    top, average, mean, variance = _Function.apply(clean, noise, *weights, windows, masked, kept)
+    track(bn, mean + conv.bias.detach(), variance, masked.masks.numel())
+    return top, average
 
 
 def map_windows(low_map: Tensor, k: int) -> Tensor:

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
-from ssn_core.fast.response import PooledResponse, map_windows
+from ssn_core.fast.moments import Kept
+from ssn_core.fast.response import map_windows, pooled_response
 from ssn_core.fast.segmentation_step import HiddenMap
 from ssn_core.fast.upscaled_conv import UpscaledConv
 from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
@@ -36,7 +37,7 @@ class FastForward:
         kernel, weight = model.adaptor[0].kernel_size[0], model.adaptor[0].weight
         self.up = {k: UpscaledConv(size2, size3, self.size, k, like=weight) for k in {5, kernel}}
         self.hidden_map = HiddenMap(size2, size3, self.size, like=weight)
-        self.pooled_response = PooledResponse()
+        self.kept = Kept()
 
     def adapted(self, layer2: Tensor, layer3: Tensor) -> Tensor:
         """Adapted features (B, H, W, C)."""
@@ -59,7 +60,7 @@ class FastForward:
         model = self.model
         if isinstance(model, GapCamNet):
             clean = self._clean_response(layer2, layer3, adapted, model.cam.conv)
-            _, average = self.pooled_response(clean, noise, masked, model.cam.conv, model.cam.bn)
+            _, average = pooled_response(clean, noise, masked, model.cam.conv, model.cam.bn, self.kept)
             return None, model.cam.score(average).squeeze(1)
         low_map = self._segmentation(layer2, layer3, adapted, masked, noise)
         if isinstance(model, SimpleNet):
@@ -67,7 +68,7 @@ class FastForward:
         head, seen = model.classification, low_map.detach() if model.stop_gradient else low_map
         clean = self._clean_response(layer2, layer3, adapted, head.conv, raw=model.cls_features == "raw")
         windows = map_windows(seen, head.conv.kernel_size[0])
-        top, average = self.pooled_response(clean, noise, masked, head.conv, head.bn, windows)
+        top, average = pooled_response(clean, noise, masked, head.conv, head.bn, self.kept, windows)
         return low_map, head.rate(top, average, seen[:, None])
 
     def _segmentation(

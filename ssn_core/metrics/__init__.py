@@ -1,11 +1,9 @@
 """The seven metrics, Youden's point and the curves, exact at any number of pixels. Imports nothing above it."""
 
-from ssn_core.metrics.seven import (
+from ssn_core.metrics.seven import (  # noqa: F401
     METRICS,
     NOT_AVAILABLE,
     PIXEL_METRICS,
-    PrCurve,
-    RocCurve,
     Youden,
     aupro,
     evaluate,
@@ -14,18 +12,3 @@ from ssn_core.metrics.seven import (
     roc_curve,
     youden,
 )
-
-__all__ = [
-    "METRICS",
-    "NOT_AVAILABLE",
-    "PIXEL_METRICS",
-    "PrCurve",
-    "RocCurve",
-    "Youden",
-    "aupro",
-    "evaluate",
-    "pixel_pr_curve",
-    "pr_curve",
-    "roc_curve",
-    "youden",
-]

@@ -18,6 +18,7 @@ NOT_AVAILABLE = "n/a"  # a class without positives, without negatives or without
 MAX_FPR = 0.3  # where AUPRO stops: beyond it a map marks so much that overlap says little
 
 Metric = float | str
+Curve = tuple[np.ndarray, np.ndarray]  # float64, equal lengths; both empty where the curve is not defined
 
 
 class Youden(NamedTuple):
@@ -26,24 +27,6 @@ class Youden(NamedTuple):
     threshold: Metric
     tpr: Metric
     fpr: Metric
-
-
-class RocCurve(NamedTuple):
-    """The corners of the ROC curve from (0, 0) to (1, 1), to be joined by straight lines; float64, equal lengths."""
-
-    fpr: np.ndarray
-    tpr: np.ndarray
-
-
-class PrCurve(NamedTuple):
-    """Precision at each rise of the recall, from recall 0 to 1; float64, equal lengths.
-
-    A precision holds from the previous recall up to its own: draw with matplotlib's ``drawstyle="steps-pre"``; the area
-    is then the average precision.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
 
 
 def evaluate(scores: Any, maps: Any, labels: Any, masks: Any | None) -> dict[str, Metric]:
@@ -102,21 +85,26 @@ def youden(labels: Any, scores: Any) -> Youden:
     return Youden(float(ranking.threshold[best]), float(ranking.recall[best]), float(fpr))
 
 
-def roc_curve(labels: Any, scores: Any) -> RocCurve:
-    """ROC curve of labels (N,) and scores (N,); empty arrays without positives or without negatives."""
+def roc_curve(labels: Any, scores: Any) -> Curve:
+    """ROC curve of labels (N,) and scores (N,): false and true positive rates at its corners, from (0, 0) to (1, 1), to
+    be joined by straight lines. Empty without positives or without negatives."""
     scores, labels = _image_scores(scores, labels)
     ranking = rank_images(labels, scores)
-    return RocCurve(*ranking.corners(ranking.recall)) if ranking else RocCurve(np.empty(0), np.empty(0))
+    return ranking.corners(ranking.recall) if ranking else (np.empty(0), np.empty(0))
 
 
-def pr_curve(labels: Any, scores: Any) -> PrCurve:
-    """Precision-recall curve of labels (N,) and scores (N,); empty arrays without positives or without negatives."""
+def pr_curve(labels: Any, scores: Any) -> Curve:
+    """Precision and recall of labels (N,) and scores (N,), at each rise of the recall from 0 to 1.
+
+    A precision holds from the previous recall up to its own: draw with matplotlib's ``drawstyle="steps-pre"``; the area
+    is then the average precision. Empty without positives or without negatives.
+    """
     scores, labels = _image_scores(scores, labels)
     return _pr_points(rank_images(labels, scores), None)
 
 
-def pixel_pr_curve(maps: Any, masks: Any | None, points: int = 1000) -> PrCurve:
-    """Precision-recall curve over all pixels of maps (N, H, W) and masks (N, H, W), for plotting.
+def pixel_pr_curve(maps: Any, masks: Any | None, points: int = 1000) -> Curve:
+    """Precision and recall, see :func:`pr_curve`, over all pixels of maps (N, H, W) and masks (N, H, W), for plotting.
 
     At most ``points`` + 1 points of the exact curve, evenly spread over the recall, both ends among them; empty arrays
     where the metrics are not available.
@@ -126,14 +114,14 @@ def pixel_pr_curve(maps: Any, masks: Any | None, points: int = 1000) -> PrCurve:
     return _pr_points(rank_pixels(*_pixel_inputs(maps, masks)[:2]), points)
 
 
-def _pr_points(ranking: Ranking | None, points: int | None) -> PrCurve:
+def _pr_points(ranking: Ranking | None, points: int | None) -> Curve:
     if ranking is None:
-        return PrCurve(np.empty(0), np.empty(0))
+        return np.empty(0), np.empty(0)
     precision, recall = ranking.precision, ranking.recall
     if points is not None:
         picked = np.unique(np.searchsorted(recall, np.linspace(recall[0], 1.0, points)))
         precision, recall = precision[picked], recall[picked]
-    return PrCurve(np.append(precision[:1], precision), np.append(0.0, recall))
+    return np.append(precision[:1], precision), np.append(0.0, recall)
 
 
 def _image_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ssn_core.data import images as image_io
 from ssn_core.errors import InputError
 from ssn_core.models.memory import nearest
-from ssn_core.models.names import BACKBONES
+from ssn_core.models.names import ADAPTORS, BACKBONES
 from ssn_core.models.trunk import make_trunk, to_tensor
 from ssn_core.models.upscale import map_matrices, upscale
 
@@ -39,9 +39,6 @@ class Prediction:
     score: float
     map_score: float
     anomaly_map: np.ndarray
-
-
-ADAPTORS = ("linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu")
 
 
 def make_adaptor(kind: str, channels: int) -> nn.Module:
@@ -109,16 +106,33 @@ class CamHead(nn.Module):
 
 
 class Detector(nn.Module):
-    """What every method shares: a frozen trunk, upscaling, an adaptor, the map's way to image size, ``predict``."""
+    """What every method shares: a frozen trunk, upscaling, an adaptor, the map's way to image size, ``predict``.
+
+    ``pretrained=False`` leaves the trunk random, as torchvision does; :func:`ssn_core.run` loads weights. What is
+    trained begins with Xavier-normal weights; biases keep torch's default.
+    """
 
     upscaling = 2
 
-    def __init__(self, backbone: str, adaptor: str, image_size: tuple[int, int], pretrained: bool) -> None:
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        adaptor: str = "linear",
+        image_size: tuple[int, int] = (256, 256),
+        pretrained: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone, self.image_size = backbone, tuple(image_size)
         self.trunk = make_trunk(backbone, pretrained)
         self.channels = sum(BACKBONES[backbone])
         self.adaptor = make_adaptor(adaptor, self.channels)
+        self.add_heads()
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith("trunk"):
+                nn.init.xavier_normal_(module.weight)
+
+    def add_heads(self) -> None:
+        """Make what the method has beside trunk and adaptor."""
 
     def train(self, mode: bool = True) -> Detector:
         """The trunk stays in eval mode: its weights and its statistics are frozen."""
@@ -168,7 +182,6 @@ class SuperSimpleNet(Detector):
 
     ``cls_features``: what the classification head reads, ``adapted`` (ICPR 2024) or ``raw`` (JIMS 2025).
     ``stop_gradient``: the classification loss does not reach the segmentation head (unsupervised training).
-    ``pretrained=False`` leaves the trunk random, as torchvision does; :func:`ssn_core.run` loads weights.
     """
 
     def __init__(
@@ -182,9 +195,10 @@ class SuperSimpleNet(Detector):
     ) -> None:
         super().__init__(backbone, adaptor, image_size, pretrained)
         self.cls_features, self.stop_gradient = cls_features, stop_gradient
+
+    def add_heads(self) -> None:
         self.segmentation = SegmentationHead(self.channels)
         self.classification = ClassificationHead(self.channels)
-        init_xavier(self)
 
     def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
         low_map = self.segmentation(adapted)
@@ -196,16 +210,8 @@ class GapCamNet(Detector):
     """The course report's weakly supervised variant (its section 7): no segmentation head, the class activation map
     of a global-average-pooling classifier is the anomaly map."""
 
-    def __init__(
-        self,
-        backbone: str = "wide_resnet50_2",
-        adaptor: str = "linear",
-        image_size: tuple[int, int] = (256, 256),
-        pretrained: bool = False,
-    ) -> None:
-        super().__init__(backbone, adaptor, image_size, pretrained)
+    def add_heads(self) -> None:
         self.cam = CamHead(self.channels)
-        init_xavier(self)
 
     def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
         return self.cam(adapted)
@@ -224,16 +230,8 @@ class MapScored(Detector):
 class SimpleNet(MapScored):
     """SimpleNet (Liu et al., CVPR 2023) on the same trunk: linear adaptor, two-layer discriminator."""
 
-    def __init__(
-        self,
-        backbone: str = "wide_resnet50_2",
-        adaptor: str = "linear",
-        image_size: tuple[int, int] = (256, 256),
-        pretrained: bool = False,
-    ) -> None:
-        super().__init__(backbone, adaptor, image_size, pretrained)
+    def add_heads(self) -> None:
         self.segmentation = SegmentationHead(self.channels)
-        init_xavier(self)
 
     def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
         low_map = self.segmentation(adapted)
@@ -251,7 +249,7 @@ class MemoryNet(MapScored):
         image_size: tuple[int, int] = (256, 256),
         pretrained: bool = False,
     ) -> None:
-        super().__init__(backbone, "linear", image_size, pretrained)
+        super().__init__(backbone, image_size=image_size, pretrained=pretrained)
         self.adaptor = nn.Identity()
         self.memory = nn.Parameter(torch.zeros(memory_size, self.channels), requires_grad=False)
 
@@ -267,13 +265,6 @@ def resize_map(low_map: Tensor, size: tuple[int, int]) -> Tensor:
     return along_y @ low_map[:, 0] @ along_x.T
 
 
-def init_xavier(model: Detector) -> None:
-    """Xavier-normal weights for everything that is trained; biases keep torch's default."""
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith("trunk"):
-            nn.init.xavier_normal_(module.weight)
-
-
 def build_model(
     method: str,
     backbone: str,
@@ -287,9 +278,7 @@ def build_model(
     """The untrained model of a method; ``cls_features`` and ``stop_gradient`` are SuperSimpleNet's alone."""
     if method == "memory":
         return MemoryNet(backbone, memory_size, image_size, pretrained)
-    common = {"backbone": backbone, "adaptor": adaptor, "image_size": image_size, "pretrained": pretrained}
-    if method == "gap_cam":
-        return GapCamNet(**common)
-    if method == "simplenet":
-        return SimpleNet(**common)
-    return SuperSimpleNet(**common, cls_features=cls_features, stop_gradient=stop_gradient)
+    if method == "supersimplenet":
+        return SuperSimpleNet(backbone, adaptor, cls_features, image_size, stop_gradient, pretrained)
+    kind = GapCamNet if method == "gap_cam" else SimpleNet
+    return kind(backbone, adaptor, image_size, pretrained)

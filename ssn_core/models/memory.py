@@ -29,7 +29,6 @@ def greedy_coreset(rows: Tensor, count: int, first: int) -> Tensor:
     for _ in range(count):
         chosen.append(index)
         distance = torch.minimum(distance, torch.addmv(squares + squares[index], rows, rows[index][0], alpha=-2))
-        index = distance.index_fill_(0, index, -float("inf")).argmax(
-            keepdim=True
-        )  # equal rows are still different ones
+        # equal rows are still different ones
+        index = distance.index_fill_(0, index, -float("inf")).argmax(keepdim=True)
     return torch.cat(chosen)

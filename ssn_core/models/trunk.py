@@ -71,22 +71,19 @@ def make_trunk(name: str, pretrained: bool) -> nn.Module:
     """A frozen trunk in eval mode. ``pretrained=False`` leaves random weights (tests, speed measurements)."""
     if name not in BACKBONES:
         raise InputError(f"backbone={name!r} is unknown; choose one of {', '.join(BACKBONES)}")
-    trunk = EfficientNetLiteTrunk() if name == "efficientnet_lite0" else ResNetTrunk(name)
+    lite = name == "efficientnet_lite0"
+    trunk = EfficientNetLiteTrunk() if lite else ResNetTrunk(name)
     if pretrained:
-        load = _load_efficientnet if name == "efficientnet_lite0" else _load_resnet
-        load(trunk, name)
+        path = fetch_weights(name)
+        state = read_state(path)
+        _load_state(trunk, _by_stage(state) if lite else state, path, name)
     return trunk.eval().requires_grad_(False)
 
 
-def _load_resnet(trunk: nn.Module, name: str) -> None:
-    path = fetch_weights(name)
-    _load_state(trunk, read_state(path), path, name)
-
-
-def _load_efficientnet(trunk: EfficientNetLiteTrunk, name: str) -> None:
-    path = fetch_weights(name)
+def _by_stage(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """EfficientNet's tensors under the names that :class:`EfficientNetLiteTrunk` has for them."""
     renamed: dict[str, Tensor] = {}
-    for key, value in read_state(path).items():
+    for key, value in state.items():
         head, _, rest = key.partition(".")
         if head == "_blocks":
             index, _, rest = rest.partition(".")
@@ -94,7 +91,7 @@ def _load_efficientnet(trunk: EfficientNetLiteTrunk, name: str) -> None:
             renamed[f"{stage}.{int(index) - first}.{rest}"] = value
         elif head in ("_conv_stem", "_bn0"):
             renamed[f"stem.{0 if head == '_conv_stem' else 1}.{rest}"] = value
-    _load_state(trunk, renamed, path, name)
+    return renamed
 
 
 def _load_state(trunk: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:

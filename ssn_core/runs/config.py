@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ssn_core.errors import InputError
-from ssn_core.models.names import BACKBONES, FIXED_NOISES
+from ssn_core.models.names import ADAPTORS, BACKBONES, FIXED_NOISES
 
 Method = Literal["supersimplenet", "gap_cam", "simplenet", "memory"]
 Backbone = Literal[tuple(BACKBONES)]
 Noise = Literal[(*FIXED_NOISES, "learned_v1", "learned_v2")]
-Adaptor = Literal["linear", "conv3x3", "bn", "relu", "conv3x3_bn_relu"]
+Adaptor = Literal[ADAPTORS]
 
 # of a folder
 Name = Annotated[

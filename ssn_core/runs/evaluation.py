@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,13 @@ from ssn_core import metrics
 from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_mask
 from ssn_core.fast.inference import FoldedDetector
-from ssn_core.runs.features import Features, batch_size, single_precision
+from ssn_core.runs.features import Features, single_precision
 from ssn_core.runs.result import SCORES
 
 NORMAL_QUANTILE = 0.99
 TOP = 100  # highest values of a map whose mean is its top score, fixed beforehand (as in DeSTSeg, CVPR 2023)
 #: what an evaluation measures: the seven metrics, and the image metrics of the top score
 MEASURED = (*metrics.METRICS, "top-I-AUROC", "top-AP-det")
-_EXAMPLES_PER_KIND = 1
-_CURVE_POINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,9 @@ def predict_features(
     model: FoldedDetector, features: Features, device: torch.device, pixel_values: str = "logits"
 ) -> Outputs:
     """Outputs from cached trunk features, at the model's image size."""
-    scores, maps, step = [], [], batch_size(device)
-    for start in range(0, len(features), step):
-        layers = features.batch(slice(start, start + step), device)
-        anomaly_map, score = model.heads(*layers, model.image_size)
-        scores.append(score.cpu())
-        maps.append(anomaly_map.cpu())
-    return Outputs(torch.cat(scores).numpy(), torch.cat(maps).numpy(), pixel_values)
+    parts = [[x.cpu() for x in model.heads(*layers, model.image_size)] for layers in features.parts(device)]
+    maps, scores = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
+    return Outputs(scores, maps, pixel_values)
 
 
 @dataclass(frozen=True)
@@ -93,13 +86,13 @@ def measure(outputs: Outputs, truth: Truth) -> dict[str, Any]:
     top = metrics.evaluate(outputs.top_scores, outputs.maps[:, :1, :1], truth.labels, None)
     values |= {f"top-{name}": top[name] for name in metrics.METRICS[:2]}
     if outputs.pixel_values != "logits":
-        values |= pixel_metrics(dataclasses.replace(outputs, maps=outputs.ranked_maps()), truth)
+        values |= pixel_metrics(outputs.ranked_maps(), truth)
     return values
 
 
-def pixel_metrics(outputs: Outputs, truth: Truth) -> dict[str, Any]:
-    """The pixel metrics of the maps as they are."""
-    values = metrics.evaluate(outputs.scores, outputs.maps, truth.labels, truth.masks)
+def pixel_metrics(maps: np.ndarray, truth: Truth) -> dict[str, Any]:
+    """The pixel metrics of maps (n, H, W) as they are."""
+    values = metrics.evaluate(np.zeros(len(maps)), maps, truth.labels, truth.masks)
     return {name: values[name] for name in metrics.PIXEL_METRICS}
 
 
@@ -139,12 +132,12 @@ def curve_arrays(outputs: Outputs, truth: Truth) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     if len(set(truth.labels.tolist())) == 2:
         for name, scores in (("score", outputs.scores), ("map", outputs.map_scores)):
-            fpr, tpr = metrics.roc_curve(truth.labels, scores)[:2]
-            precision, recall = metrics.pr_curve(truth.labels, scores)[:2]
+            fpr, tpr = metrics.roc_curve(truth.labels, scores)
+            precision, recall = metrics.pr_curve(truth.labels, scores)
             arrays |= {f"roc_{name}_fpr": fpr, f"roc_{name}_tpr": tpr}
             arrays |= {f"pr_{name}_precision": precision, f"pr_{name}_recall": recall}
     if truth.masks is not None and truth.masks.any():
-        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks, points=_CURVE_POINTS)[:2]
+        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks)
         arrays |= {"pixel_precision": precision, "pixel_recall": recall}
     return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
 
@@ -154,13 +147,10 @@ def example_arrays(samples: tuple[Sample, ...], outputs: Outputs) -> dict[str, n
 
     Chosen by name before any result is known, so every method shows the same images.
     """
-    taken: dict[str, int] = {}
-    chosen = []
+    first: dict[str, int] = {}
     for i in sorted(range(len(samples)), key=lambda i: samples[i].name):
-        kind = samples[i].defect
-        taken[kind] = taken.get(kind, 0) + 1
-        if taken[kind] <= _EXAMPLES_PER_KIND:
-            chosen.append(i)
+        first.setdefault(samples[i].defect, i)
+    chosen = list(first.values())
     limit = np.finfo(np.float16).max
     return {
         "images": np.array([samples[i].name for i in chosen]),

@@ -50,6 +50,12 @@ class Features:
         """The chosen images' features as float32 on the device."""
         return tuple(layer[index].to(device, torch.float32) for layer in (self.layer2, self.layer3))
 
+    def parts(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order, as many at a time as :func:`batch_size` says, like :meth:`batch`."""
+        step = batch_size(device)
+        for start in range(0, len(self), step):
+            yield self.batch(slice(start, start + step), device)
+
     def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
         """Batch by batch of ``order`` (n,): indices and features, both on the device; it never waits for the host where
         the cache lies on the device, nor while a step lasts longer than the next batch needs to get there."""

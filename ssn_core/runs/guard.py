@@ -42,7 +42,9 @@ def owned(folder: Path) -> Iterator[str]:
             raise InputError(_refusal(path, before, f"or delete {path} if that process is gone"))
         try:
             with writing(path):
-                _write_owner(file)
+                file.truncate(0)
+                file.write(json.dumps(_me()).encode())
+                os.fsync(file.fileno())
             yield _name(before) if before else ""
         finally:
             with contextlib.suppress(OSError):
@@ -77,12 +79,6 @@ def _flock(file: BinaryIO) -> bool:
     except OSError:
         return False
     return True
-
-
-def _write_owner(file: BinaryIO) -> None:
-    file.truncate(0)
-    file.write(json.dumps(_me()).encode())
-    os.fsync(file.fileno())
 
 
 def _read_owner(file: BinaryIO) -> dict[str, Any]:

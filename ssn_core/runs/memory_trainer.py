@@ -65,9 +65,7 @@ class MemoryTrainer:
 
     def _rows(self) -> Iterator[Tensor]:
         """Upscaled features of all training positions, some images at a time, (n h w, C)."""
-        step = batch_size(self.device)
-        for start in range(0, len(self.features), step):
-            layers = self.features.batch(slice(start, start + step), self.device)
+        for layers in self.features.parts(self.device):
             raw = upscale(*(layer.permute(0, 3, 1, 2) for layer in layers), self.model.upscaling)
             yield raw.permute(0, 2, 3, 1).flatten(0, 2)
 

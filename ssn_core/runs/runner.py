@@ -26,7 +26,7 @@ from ssn_core.models.weights import digest, read_tensors
 from ssn_core.runs import evaluation as evaluate
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
-from ssn_core.runs.held_out import Validation
+from ssn_core.runs.held_out import altered_copies
 from ssn_core.runs.memory_trainer import MemoryTrainer
 from ssn_core.runs.noise_field import noise_field
 from ssn_core.runs.progress import progress
@@ -81,9 +81,10 @@ class Runner:
             self.trainer = trainer(config, self.model, train, training, defects, device)
         self.test = self._extract([(s, 0) for s in dataset.test], "test")
         self.truth = evaluate.Truth.of(dataset.test, config.image_size)
-        self.validation = Validation.of(training.held_out, config, self.model.trunk, device)
+        self.validation = altered_copies(training.held_out, config, self.model.trunk, device)
         if saved is not None:
-            self._restore(saved)
+            self.trainer.load_state_dict(saved["trainer"])
+            self.history, self.seconds = saved["history"], saved["seconds"]
 
     def _extract(self, entries: list[tuple[Any, int]], what: str) -> Features:
         return extract(
@@ -167,12 +168,12 @@ class Runner:
 
     def _evaluate(self) -> tuple[dict[str, Any], evaluate.Outputs]:
         """Metrics on the test set and, where images are held out, on synthetic anomalies."""
-        self.model.eval()
-        folded = fold(self.model)
+        folded = fold(self.model.eval())
         outputs = evaluate.predict_features(folded, self.test, self.device, self.config.pixel_values)
         values = evaluate.measure(outputs, self.truth)
         if self.validation is not None:
-            measured = self.validation.measure(folded, self.device)
+            features, truth = self.validation
+            measured = evaluate.measure(evaluate.predict_features(folded, features, self.device), truth)
             values |= {f"validation {name}": value for name, value in measured.items()}
         self.model.train()
         return values, outputs
@@ -181,11 +182,14 @@ class Runner:
         values, outputs = self._evaluate()
         if self.history and not self.diverged:
             self.history[-1] |= values
-        normal = self.model.eval() and evaluate.predict_features(fold(self.model), self._normal(), self.device)
+        train, good = self.trainer.features, self.training.normal
+        normal = Features(train.layer2[:good], train.layer3[:good])
+        on_normal = evaluate.predict_features(fold(self.model.eval()), normal, self.device)
         samples, folder = self.dataset.test, self.folder
-        values |= {"evaluation_size": list(self.config.image_size)} | evaluate.thresholds(outputs, self.truth, normal)
+        values["evaluation_size"] = list(self.config.image_size)
+        values |= evaluate.thresholds(outputs, self.truth, on_normal)
         if self.config.pixel_values != "logits":  # beside the metrics, what the logits would have given
-            values["on_logits"] = evaluate.pixel_metrics(outputs, self.truth)
+            values["on_logits"] = evaluate.pixel_metrics(outputs.maps, self.truth)
         values["parameters"] = sum(p.numel() for p in self.model.parameters())
         write_csv(folder / "history.csv", self.history, HISTORY + (VALIDATION if self.validation else []))
         marking = pixel_threshold(self.config, values)
@@ -198,10 +202,6 @@ class Runner:
         _write_bytes(folder / MODEL, save(state))
         write_json(folder / "metrics.json", values)
         write_json(folder / "run.json", self._info())
-
-    def _normal(self) -> Features:
-        features = self.trainer.features
-        return Features(features.layer2[: self.training.normal], features.layer3[: self.training.normal])
 
     def _info(self) -> dict[str, Any]:
         counts = self.dataset.counts
@@ -242,18 +242,15 @@ class Runner:
             },
         }
 
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint and the run that goes on from it have in common."""
+        return {"format": FORMAT, "config": self.config.as_dict(), "fingerprint": self.fingerprint}
+
     def _write_checkpoint(self) -> None:
         self._count_seconds()
-        state = {
-            "format": FORMAT,
-            "config": self.config.as_dict(),
-            "fingerprint": self.fingerprint,
-            "history": self.history,
-            "seconds": self.seconds,
-            "trainer": self.trainer.state_dict(),
-        }
+        state = {"history": self.history, "seconds": self.seconds, "trainer": self.trainer.state_dict()}
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(self._identity() | state, buffer)
         _write_bytes(self.folder / CHECKPOINT, buffer.getbuffer(), self.folder / PREVIOUS)
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
@@ -266,26 +263,13 @@ class Runner:
                 if path == paths[-1]:
                     raise
                 self.log(f"{str(error).partition(';')[0]}; going on from {paths[-1].name}")
-            else:
-                return self._own(path, state)
+                continue
+            if wrong := [name for name, value in self._identity().items() if state.get(name) != value]:
+                raise InputError(
+                    f"{path} belongs to another {' and '.join(wrong)}; delete the folder to start this run anew"
+                )
+            return state
         return None
-
-    def _own(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
-        same = {
-            "format": FORMAT,
-            "config": self.config.as_dict(),
-            "fingerprint": self.fingerprint,
-        }
-        wrong = [name for name, value in same.items() if state.get(name) != value]
-        if wrong:
-            raise InputError(
-                f"{path} belongs to another {' and '.join(wrong)}; delete the folder to start this run anew"
-            )
-        return state
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self.trainer.load_state_dict(saved["trainer"])
-        self.history, self.seconds = saved["history"], saved["seconds"]
 
 
 def tidy(folder: Path) -> None:

@@ -57,7 +57,7 @@ class Trainer:
     ) -> None:
         self.config, self.model, self.features, self.device = config, model.train(), features, device
         self.training, self.labels = training, training.labels.to(device)
-        self.defects = None if defects is None else defects.to(device)
+        self.defects = None if defects is None else RealDefects(defects.masks.to(device), defects.weights.to(device))
         self.forward = FastForward(model, *features.sizes)
         self.seen, self.step, self.epochs_done = torch.zeros(training.normal), 0, 0
         self.batch = 0  # of the epoch under way

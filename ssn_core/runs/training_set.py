@@ -38,7 +38,7 @@ class TrainingSet:
         """Choose the entries of a run; raises :class:`InputError` when the data cannot serve its supervision."""
         normal = [s for s in dataset.train if not s.label]
         defective = [s for s in dataset.train if s.label]
-        where = f"{dataset.root}"
+        where = dataset.root
         if config.supervision == "unsupervised":
             defective = []
         elif not defective:
@@ -93,10 +93,6 @@ class RealDefects:
 
     masks: Tensor
     weights: Tensor
-
-    def to(self, device: torch.device) -> RealDefects:
-        """The same on a device."""
-        return RealDefects(self.masks.to(device), self.weights.to(device))
 
 
 def real_defects(training: TrainingSet, image_size: tuple[int, int], size: tuple[int, int]) -> RealDefects:
