@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet, SuperSimpleNet
+from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet, SuperSimpleNet
 from ssn_core.models.names import ADAPTORS
 from ssn_core.runs.config import RunConfig, preset
 
@@ -29,6 +29,7 @@ for _adaptor in ADAPTORS:
             _name = f"ssn-{_adaptor}-{_reads}-{'stopped' if _stop else 'joined'}"
             _add(_name, SuperSimpleNet, adaptor=_adaptor, cls_features=_reads, stop_gradient=_stop)
     _add(f"gap_cam-{_adaptor}", GapCamNet, adaptor=_adaptor)
+    _add(f"mil-{_adaptor}", MilNet, adaptor=_adaptor)
     _add(f"simplenet-{_adaptor}", SimpleNet, adaptor=_adaptor)
 
 
@@ -68,7 +69,7 @@ def calibrate(model: Detector, images: Tensor, steps: int = 4) -> Detector:
 
 def tiny_config(name: str = "scenario_a", **changes: Any) -> RunConfig:
     """A run of seconds on the tiny synthetic sets: the backbone that needs no download, 64 x 64 images."""
-    weak = name in ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised")
+    weak = name in ("weak_gap_cam", "weak_gap_cam_as_published", "weak_mil", "supervised", "unsupervised")
     fields: dict[str, Any] = {
         "dataset": "synthetic",
         "category": "plates" if weak else "ring",

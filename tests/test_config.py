@@ -117,6 +117,7 @@ def test_unknown_preset_and_field_list_the_known_ones() -> None:
             "a generator's bound cannot follow features",
         ),
         ({"method": "gap_cam"}, "method='gap_cam' learns from image labels"),
+        ({"method": "mil"}, "method='mil' learns from image labels"),
         ({"method": "simplenet", "supervision": "full"}, "method='simplenet' is unsupervised only"),
         ({"method": "memory", "epochs": 1}, "method='memory' needs memory_size"),
         ({"method": "memory", "memory_size": 9}, "is filled in one epoch (epochs=1)"),

@@ -177,7 +177,13 @@ def test_simplenet_on_every_kind_of_mask(masks: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["ssn-linear-raw-stopped", "ssn-conv3x3_bn_relu-adapted-joined", "gap_cam-linear", "simplenet-linear"],
+    [
+        "ssn-linear-raw-stopped",
+        "ssn-conv3x3_bn_relu-adapted-joined",
+        "gap_cam-linear",
+        "mil-linear",
+        "simplenet-linear",
+    ],
 )
 def test_published_losses_in_single_precision(name: str) -> None:
     """float32, ResNet18's channels, real losses."""

@@ -20,7 +20,13 @@ LOGITS = 1e-4
 SIZE = (64, 48)
 #: KolektorSDD2's width: layer2 has 29 columns, an odd number
 WIDE = (80, 232)
-ONE_OF_EACH = ["ssn-linear-raw-stopped", "ssn-conv3x3_bn_relu-adapted-joined", "gap_cam-linear", "simplenet-linear"]
+ONE_OF_EACH = [
+    "ssn-linear-raw-stopped",
+    "ssn-conv3x3_bn_relu-adapted-joined",
+    "gap_cam-linear",
+    "mil-linear",
+    "simplenet-linear",
+]
 
 
 def images(batch: int, size: tuple[int, int] = SIZE, seed: int = 1) -> Tensor:

@@ -18,11 +18,13 @@ from ssn_core.errors import InputError
 from ssn_core.models.detectors import (
     Detector,
     GapCamNet,
+    MilNet,
     SimpleNet,
     SuperSimpleNet,
     build_model,
     make_adaptor,
     resize_map,
+    smooth_maximum,
 )
 from ssn_core.models.names import ADAPTORS
 from ssn_core.models.trunk import to_tensor
@@ -60,7 +62,13 @@ def test_every_preset_builds_its_model(name: str) -> None:
     config = preset(name)
     with torch.device("meta"):
         net = build_model(**config.model_arguments(), pretrained=False)
-    kinds = {"supersimplenet": SuperSimpleNet, "gap_cam": GapCamNet, "simplenet": SimpleNet, "memory": ssn.MemoryNet}
+    kinds = {
+        "supersimplenet": SuperSimpleNet,
+        "gap_cam": GapCamNet,
+        "mil": MilNet,
+        "simplenet": SimpleNet,
+        "memory": ssn.MemoryNet,
+    }
     assert type(net) is kinds[config.method]
     assert (net.backbone, net.image_size) == (config.backbone, config.image_size)
     if isinstance(net, SuperSimpleNet):
@@ -236,3 +244,13 @@ def test_predict_refuses_a_model_in_training_mode(model: Detector) -> None:
 def test_unknown_backbone_is_refused() -> None:
     with pytest.raises(InputError, match="backbone='resnet34' is unknown"):
         SuperSimpleNet("resnet34")
+
+
+def test_the_smooth_maximum_lies_between_mean_and_maximum_and_shares_the_gradient() -> None:
+    maps = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pooled = smooth_maximum(maps)
+    assert (pooled > maps.mean((1, 2))).all() and (pooled < maps.amax((1, 2))).all()
+    assert torch.allclose(smooth_maximum(torch.full((1, 4, 4), 1.5)), torch.tensor([1.5]))
+    pooled.sum().backward()
+    assert torch.allclose(maps.grad.sum((1, 2)), torch.ones(3)) and (maps.grad > 0).all()
+    assert torch.equal(maps.grad.flatten(1).argmax(1), maps.flatten(1).argmax(1))

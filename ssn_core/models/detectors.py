@@ -7,6 +7,7 @@ Shapes: layer2 (B, C2, H/8, W/8), layer3 (B, C3, H/16, W/16), features (B, C, H/
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ssn_core.models.upscale import map_matrices, upscale
 
 BLUR_SIGMA = 4.0
 SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128
+SHARPNESS = 2.0  # of the smooth maximum, fixed beforehand
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,19 @@ class SimpleNet(MapScored):
         return low_map, low_map.amax((1, 2, 3))
 
 
+class MilNet(MapScored):
+    """A map from image labels alone, as multiple-instance learning: SimpleNet's layers, but what is trained against the
+    label is the map's smooth maximum (after Pinheiro and Collobert, CVPR 2015, who pool segmentation maps so), and no
+    noise is put on anything."""
+
+    def add_heads(self) -> None:
+        self.segmentation = SegmentationHead(self.channels)
+
+    def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
+        low_map = self.segmentation(adapted)
+        return low_map, smooth_maximum(low_map[:, 0])
+
+
 class MemoryNet(MapScored):
     """A memory of ``memory_size`` features of normal images (after PatchCore, Roth et al., CVPR 2022): the map is
     each feature's distance to the nearest of them. Nothing in it is trained; :func:`ssn_core.run` fills it."""
@@ -257,6 +272,13 @@ class MemoryNet(MapScored):
         rows = adapted.permute(0, 2, 3, 1)
         low_map = nearest(rows.flatten(0, 2), self.memory).view(rows.shape[:3])
         return low_map[:, None], low_map.amax((1, 2))
+
+
+def smooth_maximum(low_map: Tensor) -> Tensor:
+    """``log(mean(exp(r m))) / r`` of each map m (B, h, w) -> (B,): between its mean (r to 0) and its maximum (Pinheiro
+    and Collobert, CVPR 2015, equation 2), so that the cells near the top share the gradient."""
+    cells = low_map.flatten(1)
+    return (torch.logsumexp(SHARPNESS * cells, 1) - math.log(cells.shape[1])) / SHARPNESS
 
 
 def resize_map(low_map: Tensor, size: tuple[int, int]) -> Tensor:
@@ -280,5 +302,5 @@ def build_model(
         return MemoryNet(backbone, memory_size, image_size, pretrained)
     if method == "supersimplenet":
         return SuperSimpleNet(backbone, adaptor, cls_features, image_size, stop_gradient, pretrained)
-    kind = GapCamNet if method == "gap_cam" else SimpleNet
-    return kind(backbone, adaptor, image_size, pretrained)
+    kinds = {"gap_cam": GapCamNet, "mil": MilNet, "simplenet": SimpleNet}
+    return kinds[method](backbone, adaptor, image_size, pretrained)

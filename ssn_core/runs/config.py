@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ssn_core.errors import InputError
 from ssn_core.models.names import ADAPTORS, BACKBONES, FIXED_NOISES
 
-Method = Literal["supersimplenet", "gap_cam", "simplenet", "memory"]
+Method = Literal["supersimplenet", "gap_cam", "mil", "simplenet", "memory"]
 Backbone = Literal[tuple(BACKBONES)]
 Noise = Literal[(*FIXED_NOISES, "learned_v1", "learned_v2")]
 Adaptor = Literal[ADAPTORS]
@@ -131,8 +131,8 @@ class RunConfig(BaseModel):
             f"noise={self.noise!r} is defined for method='supersimplenet'",
         )
         yield (
-            self.method == "gap_cam" and self.supervision != "weak",
-            "method='gap_cam' learns from image labels: supervision must be 'weak'",
+            self.method in ("gap_cam", "mil") and self.supervision != "weak",
+            f"method={self.method!r} learns from image labels: supervision must be 'weak'",
         )
         yield (
             self.method in ("simplenet", "memory") and self.supervision != "unsupervised",
@@ -242,6 +242,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "noise_control": _A,  # fixed Gaussian noise; noise_std is set to the RMS that learned noise reached
     "weak_gap_cam": _WEAK,
     "weak_gap_cam_as_published": {**_WEAK, "noise_region": "outside_defects", "pixel_values": "sigmoid"},
+    "weak_mil": {**_WEAK, "method": "mil"},
     "supervised": {**_KSDD, "supervision": "full", "noise_region": "outside_defects"},
     "unsupervised": {**_KSDD, "perlin_threshold": 0.2},
     "simplenet": {"method": "simplenet"},

@@ -21,7 +21,7 @@ from ssn_core.runs.config import RunConfig
 FORMAT = 2
 CHECKPOINT, PREVIOUS, MODEL, NOISE = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors", "noise.npz"
 SCORES = ["image", "defect", "label", "score", "map_score", "top_score", "marked", "marked_scaled"]
-WITHOUT_ZERO = ("gap_cam", "memory")  # methods whose map has no value that parts normal from anomalous
+WITHOUT_ZERO = ("gap_cam", "mil", "memory")  # methods whose map has no value that parts normal from anomalous
 Log = Callable[[str], None]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.training_forward import FastForward
-from ssn_core.models.detectors import Detector, GapCamNet, SimpleNet
+from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet
 from ssn_core.models.losses import focal, map_loss, truncated_l1
 from ssn_core.models.names import FIXED_NOISES
 from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, masked_area, perlin_masks
@@ -78,7 +78,7 @@ class Trainer:
             self.generator = NoiseGenerator(model.channels, bound).to(device)
             self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=1e-4, fused=fused)
         self.area: tuple[float, float] | None = None
-        if device.type != "cpu" and not isinstance(model, SimpleNet):
+        if device.type != "cpu" and not isinstance(model, (MilNet, SimpleNet)):
             self.area = masked_area(self.forward.size, config.perlin_threshold, self._random_state(0))
 
     def epoch(self) -> dict[str, Any]:
@@ -143,6 +143,8 @@ class Trainer:
         """
         if self.device.type == "cpu":
             return None
+        if isinstance(self.model, MilNet):
+            return 0
         everything = copies * self.forward.size[0] * self.forward.size[1]
         if self.area is None:
             return everything // 2
@@ -155,6 +157,8 @@ class Trainer:
         if isinstance(self.model, SimpleNet):  # normal copy, noisy copy
             noisy = torch.arange(2 * count, device=self.device).ge(count)
             return noisy[:, None, None].expand(-1, *size).contiguous()
+        if isinstance(self.model, MilNet):  # two equal copies, which share every row
+            return torch.zeros(2 * count, *size, dtype=torch.bool, device=self.device)
         masks = perlin_masks(2 * count, size, self.config.perlin_threshold, rng)
         if self.defects is not None and self.config.noise_region == "outside_defects":
             masks &= ~self.defects.masks[index].repeat(2, 1, 1)
@@ -200,7 +204,7 @@ class Trainer:
         maps, scores = self.forward(*layers, masked, noise, adapted)
         zero = torch.zeros((), device=self.device)
         on_map = on_image = zero
-        if not isinstance(self.model, GapCamNet):
+        if not isinstance(self.model, (GapCamNet, MilNet)):
             measure = truncated_l1 if isinstance(self.model, SimpleNet) else map_loss
             on_map = measure(maps, targets["map"], targets["weights"], targets["known"])
         if not isinstance(self.model, SimpleNet):
