@@ -26,7 +26,6 @@ from ssn_core.models.upscale import map_matrices, upscale
 
 BLUR_SIGMA = 4.0
 SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128
-SHARPNESS = 2.0  # of the smooth maximum, fixed beforehand
 
 
 @dataclass(frozen=True)
@@ -275,10 +274,10 @@ class MemoryNet(MapScored):
 
 
 def smooth_maximum(low_map: Tensor) -> Tensor:
-    """``log(mean(exp(r m))) / r`` of each map m (B, h, w) -> (B,): between its mean (r to 0) and its maximum (Pinheiro
-    and Collobert, CVPR 2015, equation 2), so that the cells near the top share the gradient."""
+    """``log(mean(exp(m)))`` of each map m (B, h, w) -> (B,): between its mean and its maximum (Pinheiro and Collobert,
+    CVPR 2015, equation 2), so that the cells near the top share the gradient."""
     cells = low_map.flatten(1)
-    return (torch.logsumexp(SHARPNESS * cells, 1) - math.log(cells.shape[1])) / SHARPNESS
+    return torch.logsumexp(cells, 1) - math.log(cells.shape[1])
 
 
 def resize_map(low_map: Tensor, size: tuple[int, int]) -> Tensor:
