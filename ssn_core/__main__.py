@@ -66,7 +66,10 @@ def _failed(message: str, code: int) -> int:
 def train(
     folder: Annotated[Path, typer.Argument(help="images alone (all good), good/ beside defects, or MVTec AD's layout")],
     fields: Fields = None,
-    minutes: Annotated[float, typer.Option(help="the time to spend, unless epochs=... is given")] = 20,
+    recipe: Annotated[
+        str | None, typer.Option(help="a preset [default: memory, filled in one pass; scenario_c with --minutes]")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="the time to spend on a recipe of steps")] = None,
     store: Store = Path(STORE),
     device: Device = None,
 ) -> None:
@@ -74,11 +77,11 @@ def train(
 
     Good images are enough.
 
-    Example: ssn train parts/ --minutes 20
+    Example: ssn train parts/
     """
     from ssn_core.inspection.training import train as train_on
 
-    result = train_on(folder, minutes, parse_fields(fields), store, device)
+    result = train_on(folder, minutes, parse_fields(fields), store, device, recipe)
     _show(result)
     print(f'next: ssn predict {result.path} "new/*.png" --out inspected')
 

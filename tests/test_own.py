@@ -126,8 +126,12 @@ def test_defaults_for_somebody_who_has_read_nothing(parts: Path, monkeypatch: py
     monkeypatch.setattr(training, "weights_path", lambda name: None)
     config = training.own_config(found, {"seed": 3})
     assert (config.experiment, config.backbone, config.image_size, config.seed) == (
-        "scenario_c", "efficientnet_lite0", (256, 256), 3,
+        "memory", "efficientnet_lite0", (256, 256), 3,
     )  # fmt: skip
+    assert config.memory_size == 4096 and len([s for s in found.train if not s.label]) * 32 * 32 > 4096
+    few = training.own_config(found, {"image_size": (32, 32)})
+    assert few.memory_size == len([s for s in found.train if not s.label]) * 4 * 4
+    assert training.own_config(found, {"memory_size": 7}).memory_size == 7
     monkeypatch.setattr(training, "weights_path", lambda name: Path(name))
     monkeypatch.setattr(training, "read_image", lambda path: np.zeros((640, 232, 3), np.uint8))
     config = training.own_config(found, {})
@@ -136,7 +140,8 @@ def test_defaults_for_somebody_who_has_read_nothing(parts: Path, monkeypatch: py
 
 def test_epochs_fit_into_the_minutes(parts: Path) -> None:
     found = open_dataset("own", "parts", parts)
-    config = training.own_config(found, {"backbone": "efficientnet_lite0", "image_size": (64, 64), "batch_size": 4})
+    fields = {"backbone": "efficientnet_lite0", "image_size": (64, 64), "batch_size": 4}
+    config = training.own_config(found, fields, "scenario_c")
 
     def measured(minutes: float) -> int:
         clock = iter([0, 6, 10, 14])  # six images in six seconds, from second 10 on two steps in four
@@ -160,6 +165,19 @@ def test_the_same_command_is_the_same_run(
     assert "epoch 2/2" not in (second := capsys.readouterr().out)
     assert [line for line in first.splitlines() if line.startswith("threshold")][0] in second
     assert "n/a: defective images without masks" in second
+
+
+def test_a_memory_without_further_words_and_steps_where_they_are_asked_for(
+    parts: Path, tmp_path: Path, failure: Failure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(parts), "--store", str(tmp_path), *TINY]) == 0
+    (filled,) = tmp_path.glob("*/run.json")
+    assert ssn.load_run(filled.parent).config.method == "memory" and "threshold" in capsys.readouterr().out
+    assert main(["train", str(parts), "--recipe", "scenario_a", "--store", str(tmp_path), *TINY, "epochs=1"]) == 0
+    assert len(list(tmp_path.glob("scenario_a-*/run.json"))) == 1
+    capsys.readouterr()
+    assert "filled in one pass" in failure("train", parts, "--recipe", "memory", "--minutes", 3, *TINY)
+    assert "preset 'nosuch' is unknown" in failure("train", parts, "--recipe", "nosuch", *TINY)
 
 
 # --- the threshold

@@ -25,34 +25,47 @@ from ssn_core.runs.store import run, usable_device
 from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
 
-PRESET = "scenario_c"
+FILLED, STEPPED = "memory", "scenario_c"  # the recipes: notebook 07 compares them on a hard object
+MINUTES = 20.0
 SIDE, BATCH = 256, 8
 MOST_EPOCHS = 300  # the papers' training; more time than it needs is not spent
 _PROBED_STEPS = 2
 
 
 def train(
-    folder: Path, minutes: float, fields: dict[str, Any], store: Path, device: str | None = None, log: Log = print
+    folder: Path,
+    minutes: float | None,
+    fields: dict[str, Any],
+    store: Path,
+    device: str | None = None,
+    recipe: str | None = None,
+    log: Log = print,
 ) -> RunResult:
-    """Train on a folder of own images in about ``minutes``, or go on with what an earlier call began.
+    """Train on a folder of own images, or go on with what an earlier call began.
 
-    ``fields`` are fields of :class:`RunConfig`, which go before every default and, with ``epochs``, before ``minutes``.
-    Forms of a folder: :mod:`ssn_core.data.layouts`. Raises :class:`InputError` as :func:`ssn_core.run` does.
+    ``recipe``: a preset; by default a memory, which is filled in one pass, or scenario C where ``minutes`` or epochs
+    are given. What is trained in steps takes about ``minutes``. ``fields`` are fields of :class:`RunConfig`, which go
+    before every default and, with ``epochs``, before ``minutes``. Forms of a folder: :mod:`ssn_core.data.layouts`.
+    Raises :class:`InputError` as :func:`ssn_core.run` does.
     """
-    if not 0 < minutes < math.inf:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes={minutes:g} must be a number above 0")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     dataset = open_dataset(OWN, folder.resolve().name, folder, training_masks=False)
-    config = own_config(dataset, fields)
-    if "epochs" not in fields:
-        config = config.replace(epochs=_epochs(config, dataset, minutes, store, device, log))
+    stepped = minutes is not None or "epochs" in fields
+    config = own_config(dataset, fields, recipe or (STEPPED if stepped else FILLED))
+    if config.method == "memory":
+        if minutes is not None:
+            raise InputError(f"a memory is filled in one pass: leave minutes={minutes:g} out, or choose another recipe")
+    elif "epochs" not in fields:
+        config = config.replace(epochs=_epochs(config, dataset, minutes or MINUTES, store, device, log))
     return run(config, store, folder, device, log=log)
 
 
-def own_config(dataset: Dataset, fields: dict[str, Any]) -> RunConfig:
+def own_config(dataset: Dataset, fields: dict[str, Any], recipe: str = FILLED) -> RunConfig:
     """The configuration for own images: ResNet18 where its weights lie, else EfficientNet-Lite0, whose come with pip;
-    the first image's proportions at the area of 256 x 256."""
+    the first image's proportions at the area of 256 x 256; a memory no larger than the good images fill."""
     samples = dataset.train + dataset.test
     height, width = read_image(samples[0].image).shape[:2]
     root = math.sqrt(height / width)
@@ -62,7 +75,11 @@ def own_config(dataset: Dataset, fields: dict[str, Any]) -> RunConfig:
     given = {"dataset": OWN, "category": dataset.category}
     if clash := sorted(given.keys() & fields.keys()):
         raise InputError(f"{clash[0]}={fields[clash[0]]!r}: leave it out, the folder decides it")
-    return preset(PRESET, **{**defaults, **given, **fields})
+    config = preset(recipe, **{**defaults, **given, **fields})
+    if config.memory_size is not None and "memory_size" not in fields:
+        positions = sum(not s.label for s in dataset.train) * math.prod(side // 8 for side in config.image_size)
+        config = config.replace(memory_size=max(1, min(config.memory_size, positions)))
+    return config
 
 
 def _epochs(config: RunConfig, dataset: Dataset, minutes: float, store: Path, device: str | None, log: Log) -> int:
