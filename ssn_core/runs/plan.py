@@ -41,7 +41,7 @@ class Plan:
             if reason is None:
                 plan.runs[config.run_id] = config
             else:
-                plan.left_out.append(NotRun(config, reason, run_command(config)))
+                plan.left_out.append(NotRun(config, reason))
         return plan
 
     @property
