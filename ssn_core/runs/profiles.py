@@ -14,7 +14,7 @@ from ssn_core.data.datasets import open_dataset
 from ssn_core.data.find import find_root
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
-from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.config import RunConfig, preset
 from ssn_core.runs.result import Log, RunResult, find_run
 
 _KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}
@@ -136,8 +136,6 @@ def _checked(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: keys {bad} are unknown or missing; a profile has {', '.join(sorted(_KEYS))}")
     if bad := [key for key in ("defaults", "experiments", "bench") if not isinstance(raw[key], dict)]:
         raise InputError(f"{path}: {bad[0]} must be a mapping of names to values")
-    if wrong := sorted(set(map(str, raw["experiments"])) - set(PRESETS)):
-        raise InputError(f"{path}: unknown experiments {', '.join(wrong)}; choose from {', '.join(PRESETS)}")
     for experiment, entry in ((name, e) for name, given in raw["experiments"].items() for e in _entries(given)):
         if not isinstance(entry, dict):
             raise InputError(f"{path}: {experiment} must be a mapping, for example {{categories: [bottle]}}")
