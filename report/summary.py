@@ -134,7 +134,7 @@ def _controls(runs: list[RunResult], store: Path) -> Iterator[Outcome]:
 
 
 def _find(config: RunConfig, store: Path) -> Outcome:
-    return find_run(config, store) or NotRun(config, "not made", run_command(config))
+    return find_run(config, store) or NotRun(config, "not made")
 
 
 def _data(config: RunConfig) -> tuple[Any, ...]:

@@ -98,7 +98,7 @@ def sweep(tmp_path: Path) -> list[RunResult]:
 
 
 def not_run(config: RunConfig) -> NotRun:
-    return NotRun(config, "data: not here", run_command(config))
+    return NotRun(config, "data: not here")
 
 
 def texts(figure) -> str:

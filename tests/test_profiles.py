@@ -116,7 +116,10 @@ def test_an_experiment_may_have_several_entries(checkout: Path) -> None:
     [
         ({"colour": "red"}, "small.yaml: keys colour are unknown or missing"),
         ({"store": ...}, "small.yaml: keys store are unknown or missing"),
-        ({"experiments": {"scenario_z": {}}}, "small.yaml: unknown experiments scenario_z; choose from baseline"),
+        (
+            {"experiments": {"scenario_z": {}}},
+            "small.yaml: scenario_z: preset 'scenario_z' is unknown; choose one of baseline",
+        ),
         ({"experiments": {"scenario_a": {"epoch": 3}}}, "small.yaml: scenario_a: RunConfig: no field 'epoch'"),
         ({"experiments": {"scenario_a": {"noise_std": 0}}}, "small.yaml: scenario_a: RunConfig: noise_std=0 must"),
         ({"experiments": {"scenario_a": ["ring"]}}, "small.yaml: scenario_a must be a mapping"),

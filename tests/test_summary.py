@@ -106,7 +106,7 @@ def test_groups_never_share_a_name() -> None:
     changes += [{"adaptor": "bn"}, {"backbone": "wide_resnet50_2"}, {"category": "screw"}, {"batch_size": 3}]
     configs = [preset("scenario_a", **change) for change in changes]
     configs += [preset("learned_noise_v2", beta=beta) for beta in (0.1, 0.1000001)]
-    found = results.groups(NotRun(config.replace(seed=seed), "", "") for config in configs for seed in (0, 1))
+    found = results.groups(NotRun(config.replace(seed=seed), "") for config in configs for seed in (0, 1))
     assert [len(group.outcomes) for group in found] == [2] * len(configs)
     assert len({tuple(group.key.values()) for group in found}) == len(configs)
     assert found[1].key["setting"] == "3 epochs" and found[-1].key["setting"] == "β = 0.1000001"
@@ -130,7 +130,7 @@ def test_a_look_up_that_fits_several_groups_asks_which() -> None:
 def test_the_table_has_every_seed_their_mean_and_what_others_give(tmp_path: Path) -> None:
     configs = [preset("baseline", category="screw", seed=seed) for seed in (0, 3)]
     runs = [load_run(write_run(tmp_path, c, flat(v))) for c, v in zip(configs, (0.8, 0.9), strict=True)]
-    frame = results.table([*runs, NotRun(preset("scenario_b"), "", "")])
+    frame = results.table([*runs, NotRun(preset("scenario_b"), "")])
     rows = frame[(frame["experiment"] == "baseline") & (frame["metric"] == "AUPRO")]
     cells = rows[["source", "seed", "n", "mean"]].astype(object).where(lambda f: f.notna(), None).values.tolist()
     assert cells[:3] == [["ours", None, 2, pytest.approx(0.85)], ["ours", 0, 1, 0.8], ["ours", 3, 1, 0.9]]

@@ -170,10 +170,11 @@ def _check_one(name: str, category: str, root: Path) -> list[str]:
 
 
 def _load(name: str, category: str, root: Path, training_masks: bool = True) -> tuple[Dataset, list[str]]:
+    layout = layout_of(root)
     if name == OWN:
-        train, test, problems = index_own(root, training_masks)
+        train, test, problems = index_own(root, layout, training_masks)
     else:
-        train, test, problems = index(root, training_masks)
+        train, test, problems = index(root, layout, training_masks)
         for kind, label, split in (
             ("normal training", 0, train),
             ("normal test", 0, test),
@@ -181,7 +182,7 @@ def _load(name: str, category: str, root: Path, training_masks: bool = True) -> 
         ):
             if all(sample.label != label for sample in split):
                 problems.append(f"{root}: no {kind} image; training needs normal ones, and every metric compares both.")
-    return Dataset(name, category, layout_of(root) or "", root, tuple(train), tuple(test)), sorted(problems)
+    return Dataset(name, category, layout or "", root, tuple(train), tuple(test)), sorted(problems)
 
 
 def _refuse(what: str, problems: list[str]) -> None:

@@ -49,7 +49,7 @@ def layout_of(folder: Path) -> str | None:
     return "ksdd" if os.path.isdir(folder / "train") and any((folder / "test").glob("*_GT.*")) else None
 
 
-def index(root: Path, training_masks: bool = True) -> tuple[list[Sample], list[Sample], list[str]]:
+def index(root: Path, layout: str | None, training_masks: bool) -> tuple[list[Sample], list[Sample], list[str]]:
     """Training samples, test samples and problems (a line each, the file first); every file is decoded once.
 
     MVTec AD's labels are its folders'; without any ground_truth folder a category has no masks. In KolektorSDD2's
@@ -57,18 +57,18 @@ def index(root: Path, training_masks: bool = True) -> tuple[list[Sample], list[S
     mask is not empty. ``training_masks=False`` lists no training mask, and opens none where there is a labels.csv.
     """
     problems = unread_images(root)
-    listed = _mvtec(root, problems) if layout_of(root) == "mvtec" else _ksdd(root, training_masks, problems)
+    listed = _mvtec(root, problems) if layout == "mvtec" else _ksdd(root, training_masks, problems)
     samples = _decoded(root, listed, problems)
     train = [sample for sample in samples if sample.name.startswith("train/")]
     test = samples[len(train) :]
     return train if training_masks else [replace(sample, mask=None) for sample in train], test, sorted(problems)
 
 
-def index_own(root: Path, training_masks: bool = True) -> tuple[list[Sample], list[Sample], list[str]]:
+def index_own(root: Path, layout: str | None, training_masks: bool) -> tuple[list[Sample], list[Sample], list[str]]:
     """The same of a folder in any form, where good images are enough; where none of its test images is good, a fifth of
     the others, drawn by a fixed seed, becomes so: a threshold is chosen on images that trained nothing."""
-    if layout_of(root):
-        train, test, problems = index(root, training_masks)
+    if layout:
+        train, test, problems = index(root, layout, training_masks)
     else:
         problems = []
         samples = _decoded(root, _own(root, problems), problems)

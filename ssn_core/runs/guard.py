@@ -114,18 +114,19 @@ def _refusal(path: Path, owner: dict[str, Any], way_out: str) -> str:
 
 
 @contextlib.contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM, which schedulers send some seconds before SIGKILL, interrupts as Ctrl-C does: one path ends a run."""
+def interrupted_by(number: int) -> Iterator[None]:
+    """A signal interrupts as Ctrl-C does, so that one path ends a run: SIGTERM, which schedulers send some seconds
+    before SIGKILL, or an alarm."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
 
     def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the saving short
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the saving short
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.signal(number, before or signal.SIG_DFL)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.guard import interrupted_by
 from ssn_core.runs.profiles import (
     NotRun,
     Profile,
@@ -41,7 +42,7 @@ class Plan:
             if reason is None:
                 plan.runs[config.run_id] = config
             else:
-                plan.left_out.append(NotRun(config, reason, run_command(config)))
+                plan.left_out.append(NotRun(config, reason))
         return plan
 
     @property
@@ -85,22 +86,17 @@ class Plan:
     def work(self, minutes: float, log: Log = print) -> bool:
         """Make what is missing, in order, for so many minutes; False when they were over first. Then the run under
         way is saved as of its last whole epoch, and the next call resumes it. Main thread of a Unix process only."""
-
-        def over(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGALRM, over)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, max(60 * minutes, 1e-3))  # zero would switch it off
-            self.profile.run(list(self.runs.values()), log=log)
-            self.profile.run([self.runs[name] for name in map(self.add_control, self.controlled) if name], log=log)
-            return True
-        except KeyboardInterrupt as stopped:
-            log(str(stopped))
-            return False
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        with interrupted_by(signal.SIGALRM):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, max(60 * minutes, 1e-3))  # zero would switch it off
+                self.profile.run(list(self.runs.values()), log=log)
+                self.profile.run([self.runs[name] for name in map(self.add_control, self.controlled) if name], log=log)
+                return True
+            except KeyboardInterrupt as stopped:
+                log(str(stopped))
+                return False
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def priority(self, run_id: str) -> int:
         """What stands earlier in the profile comes first."""

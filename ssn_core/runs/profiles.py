@@ -14,7 +14,7 @@ from ssn_core.data.datasets import open_dataset
 from ssn_core.data.find import find_root
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
-from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.config import RunConfig, preset
 from ssn_core.runs.result import Log, RunResult, find_run
 
 _KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}
@@ -26,7 +26,11 @@ class NotRun:
 
     config: RunConfig
     reason: str
-    command: str
+
+    @property
+    def command(self) -> str:
+        """The shell command that makes it."""
+        return run_command(self.config)
 
 
 def project_root() -> Path:
@@ -66,16 +70,10 @@ class Profile:
 
         configs = self.configs(runs) if isinstance(runs, str) else runs
         self.prepare()
-        missing = {c.run_id: reason for c in configs if (reason := self.unavailable(c))}
+        missing = {c.run_id: NotRun(c, reason) for c in configs if (reason := self.unavailable(c))}
         if missing and not self.skip_unavailable:
-            raise InputError(f"profile {self.name!r}: {next(iter(missing.values()))}")
-        outcomes: list[RunResult | NotRun] = []
-        for config in configs:
-            if config.run_id in missing:
-                outcomes.append(NotRun(config, missing[config.run_id], run_command(config)))
-            else:
-                outcomes.append(run(config, self.store, self.data_root(config), device=device, log=log))
-        return outcomes
+            raise InputError(f"profile {self.name!r}: {next(iter(missing.values())).reason}")
+        return [missing.get(c.run_id) or run(c, self.store, self.data_root(c), device=device, log=log) for c in configs]
 
     def prepare(self) -> None:
         """Draw the synthetic sets where the profile is about them and they are not drawn yet."""
@@ -138,8 +136,6 @@ def _checked(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: keys {bad} are unknown or missing; a profile has {', '.join(sorted(_KEYS))}")
     if bad := [key for key in ("defaults", "experiments", "bench") if not isinstance(raw[key], dict)]:
         raise InputError(f"{path}: {bad[0]} must be a mapping of names to values")
-    if wrong := sorted(set(map(str, raw["experiments"])) - set(PRESETS)):
-        raise InputError(f"{path}: unknown experiments {', '.join(wrong)}; choose from {', '.join(PRESETS)}")
     for experiment, entry in ((name, e) for name, given in raw["experiments"].items() for e in _entries(given)):
         if not isinstance(entry, dict):
             raise InputError(f"{path}: {experiment} must be a mapping, for example {{categories: [bottle]}}")
@@ -172,8 +168,7 @@ def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:
     names = ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised")
     configs = [full.configs(name)[0] for name in names]
     configs.append(simplenet_like(configs[-1]))
-    reason = "belongs to the profile full"
-    return [find_run(c, profile.store) or NotRun(c, reason, run_command(c)) for c in configs]
+    return [find_run(c, profile.store) or NotRun(c, "belongs to the profile full") for c in configs]
 
 
 def run_command(config: RunConfig, store: str | Path = "data/results") -> str:

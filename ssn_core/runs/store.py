@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ssn_core.models.detectors import Detector, build_model
 from ssn_core.models.weights import digest, weights_path
 from ssn_core.runs import STORE
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.guard import interrupted_by_sigterm, owned
+from ssn_core.runs.guard import interrupted_by, owned
 from ssn_core.runs.result import CHECKPOINT, MODEL, Log, RunResult, find_run, load_run, read_run_file
 from ssn_core.runs.runner import Runner, tidy
 from ssn_core.runs.trainer import trained_state
@@ -45,17 +46,15 @@ def run(
         tidy(folder)
         return _of_these_data(finished, data_root, log)
     device = usable_device(device)
-    with interrupted_by_sigterm(), owned(folder) as gone:  # first of all: it is what tries to write there
+    with interrupted_by(signal.SIGTERM), owned(folder) as gone:  # first of all: it is what tries to write there
         dataset = open_dataset(config.dataset, config.category, data_root, training_masks=config.needs_training_masks)
         training = TrainingSet.of(config, dataset)
         if gone:
             log(f"[{config.run_id}] taken over from {gone}, which has ended")
-        if (finished := find_run(config, store)) is None:  # else its last owner ended just now
+        if find_run(config, store) is None:  # else its last owner ended just now
             with _memory_errors(config, folder):
                 Runner(config, folder, dataset, training, device, checkpoint_seconds, log).complete()
-            finished = find_run(config, store)
-    assert finished is not None
-    return finished
+        return load_run(folder)
 
 
 def _of_these_data(finished: RunResult, data_root: str | Path | None, log: Log) -> RunResult:
