@@ -26,9 +26,11 @@ def greedy_coreset(rows: Tensor, count: int, first: int) -> Tensor:
     """
     squares, index = rows.square().sum(1), torch.tensor([first], device=rows.device)
     distance, chosen = torch.full_like(squares, float("inf")), []
+    gap = torch.empty_like(squares)  # one for all: a fresh one each time costs more than what is computed in it
     for _ in range(count):
         chosen.append(index)
-        distance = torch.minimum(distance, torch.addmv(squares + squares[index], rows, rows[index][0], alpha=-2))
+        torch.add(squares, squares[index], out=gap).addmv_(rows, rows[index][0], alpha=-2)
+        torch.minimum(distance, gap, out=distance)
         # equal rows are still different ones
         index = distance.index_fill_(0, index, -float("inf")).argmax(keepdim=True)
     return torch.cat(chosen)
