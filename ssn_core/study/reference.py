@@ -108,6 +108,12 @@ def values(config: RunConfig) -> Iterator[dict[str, Any]]:
     yield from (named | {"metric": metric, "mean": value} for metric, value in course_report(config).items())
 
 
+def periodic(experiment: str) -> pd.DataFrame:
+    """The evaluations during one training of the course report's log, by its name there."""
+    log = reference("course_report_training_log")
+    return log[(log["experiment"] == experiment) & (log["evaluation"] == "periodic")]
+
+
 def course_log(config: RunConfig) -> pd.DataFrame | None:
     """The course report's training log of a configuration, or None; ``step`` is added (batches of 32 images)."""
     expected = EXPECTED.get((config.dataset, config.category))

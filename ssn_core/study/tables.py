@@ -27,6 +27,7 @@ from ssn_core.study.results import Outcome
 finished = results.finished
 NOT_RUN = "not run"
 MAIN_BETA = 0.1  # the bound that the course report took from its sweep into its comparison
+SELECTED_BY = ("I-AUROC", "AUPRO")  # what held-out images choose a bound by
 _FRONT = ["data", "method", "backbone", "source", "setting", "n"]
 
 
@@ -157,13 +158,13 @@ def beta_means(runs: Iterable[RunResult], metric: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").sort_index(ascending=False)
 
 
-def beta_selection(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO")) -> pd.DataFrame:
+def beta_selection(runs: Sequence[RunResult]) -> pd.DataFrame:
     """Which bound a held-out part of the training data chooses, which one the test set would have chosen, and what the
     difference costs on the test set; for the mean over the seeds and for every seed alone."""
     columns = ["metric", "seed", "chosen_beta", "test_of_chosen", "oracle_beta", "test_of_oracle", "lost", "bounds"]
     rows = []
     seeds = sorted({run.config.seed for run in runs})
-    for metric in metrics if runs else ():
+    for metric in SELECTED_BY if runs else ():
         for name, part in [("mean", runs), *((str(s), select(runs, seed=s)) for s in seeds)]:
             means = beta_means(part, metric)
             chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()
