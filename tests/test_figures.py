@@ -248,6 +248,13 @@ def test_panels_show_five_columns_with_photographs_and_three_without(
     assert "mask: above logit 0" in shown
 
 
+def test_a_panel_names_no_head_where_a_method_has_none(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, preset("memory", dataset="synthetic", category="ring", image_size=SIZE))
+    run.scores["score"] = run.scores["map_score"]
+    shown = texts(panels.panel(panels.rows_of([run], ["test/dent/006.png"])))
+    assert "classification head" not in shown and shown.count("(maximum of the map)") == 2
+
+
 def test_panels_draw_the_mask_above_the_rule(scenarios: list[RunResult]) -> None:
     row = panels.rows_of(scenarios[:1], ["test/dent/006.png"])[0]
     mask = panels.panel([row]).axes[1].images[0].get_array()

@@ -20,7 +20,7 @@ from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
-from ssn_core.study import results
+from ssn_core.study import reference, results
 from ssn_core.study.labels import BACKBONES, data_name, experiment_label, metric_label
 from ssn_core.study.results import Outcome
 
@@ -67,7 +67,7 @@ def table5(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame
     if references:
         swept = {o.config.beta: o.config for o in outcomes}.values()
         rule = {"experiment": "learned_noise_v2_as_published", "noise_rule": "as_published"}
-        theirs = [row for config in swept for row in results.references(config.replace(**rule))]
+        theirs = [row for config in swept for row in reference.values(config.replace(**rule))]
         frame = pd.concat([frame, pd.DataFrame(theirs, columns=results.COLUMNS)], ignore_index=True)
     late = ("validation I-AUROC", "I-AUROC late mean", "I-AUROC late range")
     return pivot(frame, ("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc", *late))
