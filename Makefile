@@ -45,8 +45,9 @@ synthetic-figures: report ## keep the demo's pictures that the PDFs show, where 
 	mkdir -p figures/synthetic
 	cp $(foreach name,panels_thread fig13 fig19 fig20,build/demo/figures/$(name)*.png) figures/synthetic
 
-site: $(READY)   ## the stored notebooks as pages, in build/site
-	$(PY) -m nbconvert --to html --embed-images --output-dir build/site notebooks/[0-9]*.ipynb
+site: $(READY)   ## the stored notebooks as pages, in build/site/notebooks
+	$(PY) -m nbconvert --to html --output-dir build/site/notebooks notebooks/[0-9]*.ipynb
+	mkdir -p build/site/figures && cp -r figures/diagrams build/site/figures
 
 test: $(READY)   ## lint and run every test
 	$(PY) -m ruff check .

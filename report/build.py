@@ -10,8 +10,7 @@ from report.claims import compare, judge, load_claims, load_comparisons
 from report.summary import summarise
 from ssn_core.errors import InputError
 from ssn_core.files import write_atomic, write_json
-
-LANGUAGES = ("en", "it")
+from ssn_core.study.labels import LANGUAGES
 
 
 def build_report(root: str | Path, profile: str = "cpu", languages: Sequence[str] = LANGUAGES) -> list[Path]:

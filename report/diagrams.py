@@ -7,8 +7,9 @@ from pathlib import Path
 
 import typst
 
+from ssn_core.study.labels import LANGUAGES
+
 ROOT = Path(__file__).resolve().parents[1]
-LANGUAGES = ("en", "it")
 
 
 def draw_diagrams(folder: Path) -> list[Path]:

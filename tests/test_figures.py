@@ -187,7 +187,7 @@ def test_bars_show_the_mean_over_seeds_and_leave_a_missing_method_empty(scenario
 
 def test_learning_puts_the_course_log_beside_our_evaluations(tmp_path: Path) -> None:
     config = preset("scenario_a", category="screw", image_size=SIZE, epochs=EPOCHS)
-    figure = histories.learning([fake_run(tmp_path, config)], metrics=["AUPRO"])
+    figure = histories.learning([fake_run(tmp_path, config)])
     log, ours = figure.axes[0].lines[:2]
     assert len(log.get_xdata()) == 76 and log.get_xdata()[-1] == 300 * 10  # 320 images in batches of 32
     assert list(ours.get_xdata()) == [10 * e for e in range(1, EPOCHS + 1)]
@@ -209,7 +209,7 @@ def test_histories_draw_every_run(sweep: list[RunResult], draw, language: str) -
 
 
 def test_selection_marks_the_bound_that_validation_chooses(sweep: list[RunResult]) -> None:
-    figure = histories.beta_selection(sweep, metrics=["I-AUROC"])
+    figure = histories.beta_selection(sweep)
     ring = next(line for line in figure.axes[0].lines if line.get_label() == "chosen by validation")
     means = tables.beta_means(sweep, "I-AUROC")
     assert ring.get_xdata()[0] == pytest.approx(means.loc[0.5, "validation"])
@@ -246,6 +246,13 @@ def test_panels_show_five_columns_with_photographs_and_three_without(
     shown = texts(without)
     assert "test/dent/006.png" in shown and "(classification head)" in shown and "(maximum of the map)" in shown
     assert "mask: above logit 0" in shown
+
+
+def test_a_panel_names_no_head_where_a_method_has_none(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, preset("memory", dataset="synthetic", category="ring", image_size=SIZE))
+    run.scores["score"] = run.scores["map_score"]
+    shown = texts(panels.panel(panels.rows_of([run], ["test/dent/006.png"])))
+    assert "classification head" not in shown and shown.count("(maximum of the map)") == 2
 
 
 def test_panels_draw_the_mask_above_the_rule(scenarios: list[RunResult]) -> None:
@@ -372,7 +379,7 @@ def test_table5_gives_final_values_and_the_band_of_the_last_ten(sweep: list[RunR
 
 
 def test_selection_table_states_choice_oracle_and_loss(sweep: list[RunResult]) -> None:
-    frame = tables.beta_selection(sweep, ["I-AUROC"])
+    frame = tables.beta_selection(sweep)
     mean = frame[frame["seed"] == "mean"].iloc[0]
     assert (mean["chosen_beta"], mean["oracle_beta"], mean["lost"]) == ("0.5", "0.5", "0.0000")
 

@@ -66,6 +66,18 @@ def test_the_promises_of_the_readme_name_tests_that_exist() -> None:
     assert named and [name for name in sorted(named) if f"def {name}(" not in tests] == []
 
 
+def test_the_readme_finds_what_it_points_to() -> None:
+    """Files of the table "looking for", and names that it says are in them."""
+    table = re.search(r"\| looking for .*?\n\n", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    places = re.findall(r"((?:`\w+`(?:,| and)? )+)in `(ssn_core/[\w/]+\.py)`", table)
+    assert len(places) >= 5
+    for names, path in places:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert all(name in text for name in re.findall(r"`(\w+)`", names)), path
+    files = re.findall(r"[`(]((?:\w+/)+\w+(?:\.\w+)?|[A-Z]+\.\w+)[`)]", table)
+    assert len(files) > 10 and [path for path in files if not (ROOT / path).exists()] == []
+
+
 def test_committed_runs_keep_their_ids() -> None:
     """A run folder's name is its configuration's; a field that is added renames no old run."""
     known = {config.run_id for name in load_profile("cpu").experiments for config in load_profile("cpu").configs(name)}

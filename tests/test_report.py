@@ -172,7 +172,7 @@ def test_the_text_holds_no_unresolved_value(built: dict[str, Path], language: st
 
 def test_measured_speed_is_in_its_table(built: dict[str, Path], language: str) -> None:
     row = {"en": "fast 2.05× 2.05× 3.00× 3.00×", "it": "rapida 2,05× 2,05× 3,00× 3,00×"}[language]
-    conditions = {"en": "256x256, batch 1, median of 2 turns", "it": "256x256, batch 1, mediana di 2 giri"}[language]
+    conditions = {"en": "256x256, median of 2 turns", "it": "256x256, mediana di 2 giri"}[language]
     text = text_of(built[language])
     assert text.count(row) == 3 and conditions in text
 
@@ -348,9 +348,12 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
         build_report(root, languages=("en",))
     for config in (*wanted("learned_noise_v2", "screw", beta=0.1), *wanted("learned_noise_v2", "screw", beta=0.5)):
         write_run(root / "data" / "results", config, flat(0.8))
-    vague = '#import "../shared/lib.typ": *\n#ours("learned_noise_v2", "screw", "AUPRO")'
-    (root / "report" / "en" / "1-context.typ").write_text(vague)
-    with pytest.raises(InputError, match=r"several groups of runs fit .*β = 0.1, .*β = 0.5"):
+    lib = '#import "../shared/lib.typ": *\n'
+    (root / "report" / "en" / "1-context.typ").write_text(lib + '#ours("learned_noise_v2", "screw", "AUPRO")')
+    with pytest.raises(InputError, match=r"(?s)2 rows fit .*setting β = 0.1, .*setting β = 0.5"):
+        build_report(root, languages=("en",))
+    (root / "report" / "en" / "1-context.typ").write_text(lib + '#course("weak_gap_cam", "ksdd2", "AP-loc")')
+    with pytest.raises(InputError, match=r"(?s)2 rows fit .*AP-loc.*table 7; table 8"):
         build_report(root, languages=("en",))
     root = checkout(tmp_path / "other", figures=False)
     (root / "data" / "reference" / "course_report_tables.csv").unlink()

@@ -33,20 +33,15 @@ def gating(runs: Sequence[RunResult]) -> pd.DataFrame:
 
 
 def _rows(run: RunResult) -> list[dict[str, str]]:
-    youden = run.metrics["youden"]["score"]
-    gates = dict(zip(GATES, (-np.inf, _threshold(youden), run.metrics["train_quantile"]["score"]), strict=True))
-    rows = []
-    for rule in (RELATIVE, ABSOLUTE):
-        for gate, threshold in gates.items():
-            if threshold == NOT_AVAILABLE:
-                continue
-            name = {"method": method_label(run.config), "seed": str(run.config.seed), "mask": rule, "gate": gate}
-            rows.append(name | _row(run, rule, threshold))
-    return rows
-
-
-def _threshold(youden: dict[str, float] | str) -> float | str:
-    return youden if isinstance(youden, str) else youden["threshold"]
+    youden, quantile = run.metrics["youden"]["score"], run.metrics["train_quantile"]["score"]
+    thresholds = (-np.inf, None if youden == NOT_AVAILABLE else youden["threshold"], quantile)
+    gates = {gate: value for gate, value in zip(GATES, thresholds, strict=True) if value is not None}
+    named = {"method": method_label(run.config), "seed": str(run.config.seed)}
+    return [
+        named | {"mask": rule, "gate": gate} | _row(run, rule, threshold)
+        for rule in (RELATIVE, ABSOLUTE)
+        for gate, threshold in gates.items()
+    ]
 
 
 def _row(run: RunResult, rule: str, threshold: float) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,15 @@ def pick(language: str, english: str, italian: str) -> str:
     return (english, italian)[LANGUAGES.index(language)]
 
 
-def _text(kind: str, name: str, language: str) -> str:
+def _text(kind: str, name: str, language: str = "en") -> str:
+    """The name to print; what has none in the file keeps its own."""
     entry = LABELS[kind].get(name, name)
     return entry if isinstance(entry, str) else pick(language, entry["en"], entry["it"])
 
 
-def experiment_label(experiment: str, language: str = "en") -> str:
-    """The name of an experiment to print; one that is no preset keeps its own."""
-    return _text("experiments", experiment, language)
-
-
-def metric_label(metric: str, language: str = "en") -> str:
-    """The name of a metric to print, where it needs words."""
-    return _text("metrics", metric, language)
-
-
-def measurement_label(measurement: str, language: str = "en") -> str:
-    """The name of one of the benchmark's measurements to print."""
-    return _text("measurements", measurement, language)
+experiment_label = functools.partial(_text, "experiments")
+metric_label = functools.partial(_text, "metrics")
+measurement_label = functools.partial(_text, "measurements")  # of the benchmark
 
 
 def method_label(config: RunConfig, language: str = "en") -> str:

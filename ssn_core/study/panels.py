@@ -128,17 +128,20 @@ def _pictures(row: Row, sample: Sample | None, limit: float) -> dict[str, dict[s
 
 
 def _texts(row: Row, language: str) -> tuple[str, ...]:
-    """Method, file, both scores by their full names, and what makes a pixel part of the mask."""
+    """Method, file, both scores by their full names, and what makes a pixel part of the mask. A method without a
+    classification head has one score, its map's maximum."""
     score, map_score = (f"{value:+.2f}".replace("-", "\u2212") for value in row.scores)
+    head = pick(language, "(classification head)", "(testa di classificazione)")
+    maximum = pick(language, "(maximum of the map)", "(massimo della mappa)")
     quantile = pick(language, "99 % of normal ones", "99 % dei normali")
     rule = quantile if row.run.config.method in WITHOUT_ZERO else "logit 0"
     return (
         method_label(row.run.config, language),
         row.name,
         pick(language, f"image score {score}", f"punteggio d'immagine {score}"),
-        pick(language, "(classification head)", "(testa di classificazione)"),
+        maximum if row.scores[0] == row.scores[1] else head,
         pick(language, f"map score {map_score}", f"punteggio della mappa {map_score}"),
-        pick(language, "(maximum of the map)", "(massimo della mappa)"),
+        maximum,
         pick(language, f"mask: above {rule}", f"maschera: oltre {rule}"),
     )
 

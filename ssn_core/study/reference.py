@@ -98,14 +98,21 @@ def course_report(config: RunConfig) -> dict[str, float]:
 
 
 def values(config: RunConfig) -> Iterator[dict[str, Any]]:
-    """What others give for a configuration's experiment and data: metric, source, setting, backbone, n, mean, std."""
+    """What others give for a configuration's experiment and data, as rows of :func:`ssn_core.study.results.table`."""
+    shared = {name: getattr(config, name) for name in ("experiment", "dataset", "category")}
     source, rows = published(config)
-    named = {"source": "published", "setting": source, "backbone": "wide_resnet50_2", "n": PUBLISHED_RUNS}
+    named = shared | {"source": "published", "setting": source, "backbone": "wide_resnet50_2", "n": PUBLISHED_RUNS}
     yield from (named | {"metric": row.metric, "mean": row.mean, "std": row.std} for row in rows.itertuples())
     small = config.dataset == "mvtec" and config.experiment != "baseline"  # Table 8's rows are all of the large one
-    named = {"source": "course", "setting": "" if config.beta is None else f"β = {config.beta}", "n": 1}
+    named = shared | {"source": "course", "setting": "" if config.beta is None else f"β = {config.beta}", "n": 1}
     named["backbone"] = "resnet18" if small else "wide_resnet50_2"
     yield from (named | {"metric": metric, "mean": value} for metric, value in course_report(config).items())
+
+
+def periodic(experiment: str) -> pd.DataFrame:
+    """The evaluations during one training of the course report's log, by its name there."""
+    log = reference("course_report_training_log")
+    return log[(log["experiment"] == experiment) & (log["evaluation"] == "periodic")]
 
 
 def course_log(config: RunConfig) -> pd.DataFrame | None:

@@ -137,7 +137,7 @@ def table(outcomes: Iterable[Outcome], compared: bool = True) -> pd.DataFrame:
     for group in groups(outcomes):
         rows += _ours(group)
         if compared:
-            rows += [row for row in references(group.config) if row not in rows]
+            rows += [row for row in reference.values(group.config) if row not in rows]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"seed": "Int64", "mean": float, "std": float})
 
 
@@ -149,9 +149,3 @@ def _ours(group: Group) -> Iterator[dict[str, Any]]:
         yield key | {"n": found["n"], "metric": metric, "mean": found["mean"], "std": found["std"]}
         for seed, value in found["seeds"].items():
             yield key | {"seed": int(seed), "n": 1, "metric": metric, "mean": value}
-
-
-def references(config: RunConfig) -> list[dict[str, Any]]:
-    """Rows of :func:`table` that others have for a configuration's experiment and data."""
-    named = {name: getattr(config, name) for name in ("experiment", "dataset", "category")}
-    return [dict.fromkeys(COLUMNS) | named | found for found in reference.values(config)]

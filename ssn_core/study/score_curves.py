@@ -99,22 +99,21 @@ def _short(run: RunResult, runs: Sequence[RunResult], language: str) -> str:
 
 
 @bilingual
-def histogram(runs: Sequence[RunResult], score: str = "score", language: str = "en") -> Figure:
-    """Densities of a score over normal and defective test images, with Youden's threshold (test set) and the quantile
-    of the normal training images, which needs no labelled test set."""
+def histogram(runs: Sequence[RunResult], language: str = "en") -> Figure:
+    """Densities of the image score over normal and defective test images, with Youden's threshold (test set) and the
+    quantile of the normal training images, which needs no labelled test set."""
     figure, axes = plt.subplots(1, len(runs), figsize=(6.3, 2.6), squeeze=False)
     for ax, run in zip(axes[0], runs, strict=True):
-        _histogram(ax, run, score, language)
+        _histogram(ax, run, language)
         ax.set(title=f"{method_label(run.config, language)}, {data_label(run.config, language)}")
-        ax.set_xlabel(pick(language, *SCORES[score]).split("\n")[0] + ", logit")
+        ax.set_xlabel(pick(language, *SCORES["score"]).split("\n")[0] + ", logit")
     axes[0][0].set_ylabel(pick(language, "density", "densità"))
     legend_below(figure, axes[0][0])
     return figure
 
 
-def _histogram(ax: Axes, run: RunResult, score: str, language: str) -> None:
-    values = run.scores[score].to_numpy()
-    labels = run.scores["label"].to_numpy()
+def _histogram(ax: Axes, run: RunResult, language: str) -> None:
+    values, labels = (run.scores[name].to_numpy() for name in ("score", "label"))
     bins = np.linspace(values.min(), values.max(), 26)
     for label, colour, name in (
         (0, NORMAL, pick(language, "normal", "normali")),
@@ -122,14 +121,14 @@ def _histogram(ax: Axes, run: RunResult, score: str, language: str) -> None:
     ):
         look = {"color": colour, "alpha": 0.65, "histtype": "stepfilled"}
         ax.hist(values[labels == label], bins, density=True, label=name, **look)
-    youden = run.metrics["youden"][score]
+    youden = run.metrics["youden"]["score"]
     if youden != NOT_AVAILABLE:
         name = pick(language, "Youden's threshold (test)", "soglia di Youden (test)")
         ax.axvline(youden["threshold"], color="black", ls="--", lw=1.1, label=name)
     quantile = run.metrics["train_quantile"]
     percent = f"{100 * quantile['quantile']:g}"
     name = pick(language, f"{percent} % of normal training images", f"{percent} % delle immagini normali di training")
-    ax.axvline(quantile[score], color="black", ls=":", lw=1.3, label=name)
+    ax.axvline(quantile["score"], color="black", ls=":", lw=1.3, label=name)
     ax.grid(axis="x", visible=False)
 
 
@@ -152,16 +151,15 @@ def metric_bars(outcomes: Sequence[results.Outcome], metrics: Sequence[str], lan
         ax.grid(axis="x", visible=False)
     for config in methods.values():
         axes[0][0].bar([0], [0], color=method_colour(config), label=method_label(config, language))
-    for marker in sorted(shown):
-        name = pick(language, *_OTHERS[marker]["label"])
-        axes[0][0].plot([], [], marker, ls="", label=name, **_OTHERS[marker]["look"])
+    for source in (name for name in _OTHERS if name in shown):
+        axes[0][0].plot([], [], ls="", label=pick(language, *_OTHERS[source]["label"]), **_OTHERS[source]["look"])
     legend_below(figure, axes[0][0])
     return figure
 
 
 _OTHERS: dict[str, dict[str, Any]] = {
-    "D": {"label": ("published", "pubblicato"), "look": {"mfc": "white", "mec": PUBLISHED}},
-    "x": {"label": ("course report", "relazione del corso"), "look": {"color": PUBLISHED}},
+    "published": {"label": ("published", "pubblicato"), "look": {"marker": "D", "mfc": "white", "mec": PUBLISHED}},
+    "course": {"label": ("course report", "relazione del corso"), "look": {"marker": "x", "color": PUBLISHED}},
 }
 
 
@@ -174,7 +172,7 @@ def _bar(
     language: str,
     numbers: bool,
 ) -> set[str]:
-    """One method's bar in one category; returns the markers of others' values that were set beside it."""
+    """One method's bar in one category; returns whose values were set beside it."""
     config = group.config
     if (found := group.values.get(metric)) is not None:
         look = {"color": method_colour(config), "error_kw": {"lw": 0.8}}
@@ -184,12 +182,10 @@ def _bar(
     else:
         missing = NOT_AVAILABLE if group.runs else pick(language, "not run", "non eseguito")
         ax.text(place, 0.02, missing, rotation=90, ha="center", va="bottom", fontsize=5.5, color="#777777")
-    published = reference.published(config)[1].set_index("metric")["mean"]
-    theirs = {"D": published.get(metric), "x": reference.course_report(config).get(metric)}
-    for marker, value in theirs.items():
-        if value is not None:
-            ax.plot(place, value, marker, zorder=5, clip_on=False, **_OTHERS[marker]["look"])
-    return {marker for marker, value in theirs.items() if value is not None}
+    theirs = {row["source"]: row["mean"] for row in reference.values(config) if row["metric"] == metric}
+    for source, value in theirs.items():
+        ax.plot(place, value, ls="", zorder=5, clip_on=False, **_OTHERS[source]["look"])
+    return set(theirs)
 
 
 @bilingual

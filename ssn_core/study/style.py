@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,10 @@ from matplotlib.image import AxesImage
 from ssn_core.files import write_atomic
 from ssn_core.study.labels import LANGUAGES
 
-_STYLE = Path(__file__).with_name("style.mplstyle")
-
 _LINE = 112  # characters of legend text across a page
 NORMAL, DEFECTIVE = "#8A8A8A", "#C0392B"  # the two kinds of images in a histogram
 PUBLISHED = "#222222"  # what others measured
-
-
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """The project's style, for the drawing inside."""
-    with plt.style.context(_STYLE):
-        yield
+styled = functools.partial(plt.style.context, Path(__file__).with_name("style.mplstyle"))  # for what is drawn inside
 
 
 def legend_below(figure: Figure, ax: Axes) -> None:

@@ -20,13 +20,14 @@ from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
-from ssn_core.study import results
+from ssn_core.study import reference, results
 from ssn_core.study.labels import BACKBONES, data_name, experiment_label, metric_label
 from ssn_core.study.results import Outcome
 
 finished = results.finished
 NOT_RUN = "not run"
 MAIN_BETA = 0.1  # the bound that the course report took from its sweep into its comparison
+SELECTED_BY = ("I-AUROC", "AUPRO")  # what held-out images choose a bound by
 _FRONT = ["data", "method", "backbone", "source", "setting", "n"]
 
 
@@ -66,7 +67,7 @@ def table5(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame
     if references:
         swept = {o.config.beta: o.config for o in outcomes}.values()
         rule = {"experiment": "learned_noise_v2_as_published", "noise_rule": "as_published"}
-        theirs = [row for config in swept for row in results.references(config.replace(**rule))]
+        theirs = [row for config in swept for row in reference.values(config.replace(**rule))]
         frame = pd.concat([frame, pd.DataFrame(theirs, columns=results.COLUMNS)], ignore_index=True)
     late = ("validation I-AUROC", "I-AUROC late mean", "I-AUROC late range")
     return pivot(frame, ("I-AUROC", "AP-det", "P-AUROC", "AUPRO", "AP-loc", *late))
@@ -157,13 +158,13 @@ def beta_means(runs: Iterable[RunResult], metric: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").sort_index(ascending=False)
 
 
-def beta_selection(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO")) -> pd.DataFrame:
+def beta_selection(runs: Sequence[RunResult]) -> pd.DataFrame:
     """Which bound a held-out part of the training data chooses, which one the test set would have chosen, and what the
     difference costs on the test set; for the mean over the seeds and for every seed alone."""
     columns = ["metric", "seed", "chosen_beta", "test_of_chosen", "oracle_beta", "test_of_oracle", "lost", "bounds"]
     rows = []
     seeds = sorted({run.config.seed for run in runs})
-    for metric in metrics if runs else ():
+    for metric in SELECTED_BY if runs else ():
         for name, part in [("mean", runs), *((str(s), select(runs, seed=s)) for s in seeds)]:
             means = beta_means(part, metric)
             chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()

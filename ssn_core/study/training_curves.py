@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +15,7 @@ from ssn_core.models.names import FIXED_NOISES
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.labels import METHOD_COLOURS, method_colour, method_label, pick
+from ssn_core.study.results import Outcome
 from ssn_core.study.run_values import LAST_EVALUATIONS
 from ssn_core.study.style import PUBLISHED, bilingual, legend_below
 
@@ -23,21 +24,21 @@ _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the trainin
 _SHADES = ("#00382B", "#009E73", "#5CC9A7", "#E69F00", "#882255", "#56B4E9")
 
 
-def learning(outcomes: Sequence[Any], metrics: Sequence[str] = _LEARNED, language: str = "en") -> Figure | None:
+def learning(outcomes: Sequence[Outcome], language: str = "en") -> Figure | None:
     """Test metrics against optimiser steps, one row per category: ours where evaluated during training, and the course
     report's training log (thin; its steps are epochs times batches of 32). No point but the last is a result. None
     where neither a log nor an evaluated history exists."""
-    return _learning([o for o in outcomes if _has_learning(outcomes, o.config.category)], metrics, language=language)
+    return _learning([o for o in outcomes if _has_learning(outcomes, o.config.category)], language=language)
 
 
 @bilingual
-def _learning(outcomes: Sequence[Any], metrics: Sequence[str], language: str) -> Figure:
+def _learning(outcomes: Sequence[Outcome], language: str) -> Figure:
     categories = list(dict.fromkeys(o.config.category for o in outcomes))
     size = (6.3, 1.0 + 1.45 * len(categories))
-    figure, axes = plt.subplots(len(categories), len(metrics), figsize=size, sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(len(categories), len(_LEARNED), figsize=size, sharex=True, sharey=True, squeeze=False)
     for row, category in zip(axes, categories, strict=True):
         of_category = tables.select(outcomes, category=category)
-        for ax, metric in zip(row, metrics, strict=True):
+        for ax, metric in zip(row, _LEARNED, strict=True):
             for config in {method_label(o.config): o.config for o in of_category}.values():
                 if (log := reference.course_log(config)) is not None:
                     ax.plot(log["step"], log[metric], color=method_colour(config), lw=0.7, alpha=0.75)
@@ -46,7 +47,7 @@ def _learning(outcomes: Sequence[Any], metrics: Sequence[str], language: str) ->
                 ax.plot(measured["step"], measured[metric], color=method_colour(run.config), lw=1.6, marker=".")
             ax.set(ylim=(0, 1.03), xscale="log")
         row[0].set_ylabel(category)
-    for ax, metric in zip(axes[0], metrics, strict=True):
+    for ax, metric in zip(axes[0], _LEARNED, strict=True):
         ax.set_title(metric)
     for ax in axes[-1]:
         ax.set_xlabel(pick(language, "optimiser steps", "passi dell'ottimizzatore"))
@@ -59,7 +60,7 @@ def _learning(outcomes: Sequence[Any], metrics: Sequence[str], language: str) ->
     return figure
 
 
-def _has_learning(outcomes: Sequence[Any], category: str) -> bool:
+def _has_learning(outcomes: Sequence[Outcome], category: str) -> bool:
     """Whether a category has a course-report log or a run of ours with more than the final evaluation."""
     of_category = tables.select(outcomes, category=category)
     ours = any(run.history["I-AUROC"].notna().sum() > 1 for run in tables.finished(of_category))
@@ -75,23 +76,22 @@ def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
         if run.info["status"] == "diverged":
             label += pick(language, " (diverged)", " (divergente)")
         axes[0].plot(run.history["epoch"], run.history["loss"], color=method_colour(run.config), label=label)
-    log = reference.reference("course_report_training_log")
-    for name, colour, label in (
-        ("learned_noise_v1", METHOD_COLOURS["learned_noise_v1_as_published"], "v1"),
-        ("learned_noise_v2_beta0.1", METHOD_COLOURS["learned_noise_v2_as_published"], "v2, β = 0.1"),
-    ):
-        rows = log[(log["experiment"] == name) & (log["evaluation"] == "periodic")]
-        axes[1].plot(rows["epoch"], rows["last_shown_avg_loss"], color=colour, label=label)
-    titles = (
-        pick(language, "measured here", "misurato qui"),
-        pick(language, "course report's log (MVTec AD screw)", "log della relazione (MVTec AD screw)"),
-    )
-    for ax, title in zip(axes, titles, strict=True):
-        ax.set(yscale="log", title=title)
-        ax.set_xlabel(pick(language, "epoch", "epoca"))
+    for name, label in (("learned_noise_v1", "v1"), ("learned_noise_v2_beta0.1", "v2, β = 0.1")):
+        rows, rule = reference.periodic(name), f"{name.partition('_beta')[0]}_as_published"
+        axes[1].plot(rows["epoch"], rows["last_shown_avg_loss"], color=METHOD_COLOURS[rule], label=label)
+    _ours_and_the_courses(axes, language, pick(language, "measured here", "misurato qui"))
+    for ax in axes:
+        ax.set(yscale="log")
         ax.legend()
     axes[0].set_ylabel(pick(language, "mean training loss", "loss media di training"))
     return figure
+
+
+def _ours_and_the_courses(axes: Sequence[Axes], language: str, ours: str) -> None:
+    """Titles and x labels of two panels over the epochs."""
+    theirs = pick(language, "course report's log (MVTec AD screw)", "log della relazione (MVTec AD screw)")
+    for ax, title in zip(axes, (ours, theirs), strict=True):
+        ax.set(title=title, xlabel=pick(language, "epoch", "epoca"))
 
 
 @bilingual
@@ -115,53 +115,49 @@ def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
 
 
 @bilingual
-def beta_histories(runs: Sequence[RunResult], metric: str = "I-AUROC", language: str = "en") -> Figure:
-    """A test metric at every evaluation, one colour per bound, one line per seed; the course report's log beside."""
+def beta_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
+    """I-AUROC at every evaluation, one colour per bound, one line per seed; the course report's log beside."""
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
-    betas = sorted({run.config.beta for run in runs}, reverse=True)
+    shades = _shades(runs)
     for run in runs:
-        measured = run.history.dropna(subset=[metric])
-        axes[0].plot(measured["epoch"], measured[metric], color=beta_colour(run.config.beta, betas), marker=".", ms=3)
-    for beta in betas:
-        axes[0].plot([], [], color=beta_colour(beta, betas), label=f"β = {beta:g}")
+        measured = run.history.dropna(subset=["I-AUROC"])
+        axes[0].plot(measured["epoch"], measured["I-AUROC"], color=shades[run.config.beta], marker=".", ms=3)
+    for beta, shade in shades.items():
+        axes[0].plot([], [], color=shade, label=f"β = {beta:g}")
         log = _course_sweep(beta)
-        axes[1].plot(log["epoch"], log[metric], color=beta_colour(beta, betas), lw=0.9)
-    titles = (
-        pick(language, "measured here, every seed", "misurato qui, ogni seme"),
-        pick(language, "course report's log (MVTec AD screw)", "log della relazione (MVTec AD screw)"),
-    )
-    for ax, title in zip(axes, titles, strict=True):
+        axes[1].plot(log["epoch"], log["I-AUROC"], color=shade, lw=0.9)
+    _ours_and_the_courses(axes, language, pick(language, "measured here, every seed", "misurato qui, ogni seme"))
+    for ax in axes:
         ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
-        ax.set(title=title, ylim=(0, 1.03))
-        ax.set_xlabel(pick(language, "epoch", "epoca"))
-    axes[0].set_ylabel(f"{metric} (test)")
+        ax.set(ylim=(0, 1.03))
+    axes[0].set_ylabel("I-AUROC (test)")
     legend_below(figure, axes[0])
     return figure
 
 
 @bilingual
-def beta_band(runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO"), language: str = "en") -> Figure:
+def beta_band(runs: Sequence[RunResult], language: str = "en") -> Figure:
     """What one final value is worth: range of the last ten evaluations (bar), their mean (tick) and the final value
     (dot), for every bound and seed, and for the course report's log (grey)."""
-    figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 3.0), sharey=True, squeeze=False)
-    betas = sorted({run.config.beta for run in runs}, reverse=True)
-    for ax, metric in zip(axes[0], metrics, strict=True):
-        for i, beta in enumerate(betas):
+    figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.0), sharey=True)
+    shades = _shades(runs)
+    for ax, metric in zip(axes, tables.SELECTED_BY, strict=True):
+        for i, (beta, shade) in enumerate(shades.items()):
             mine = tables.select(runs, beta=beta)
             places = i + np.linspace(-0.3, 0.15, len(mine)) if len(mine) > 1 else [i - 0.1]
             for place, run in zip(places, mine, strict=True):
-                _band(ax, place, run.history[metric].dropna(), beta_colour(beta, betas))
+                _band(ax, place, run.history[metric].dropna(), shade)
             _band(ax, i + 0.33, _course_sweep(beta)[metric], "#9A9A9A")
         ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
-        ax.set_xticks(range(len(betas)), [f"{beta:g}" for beta in betas])
+        ax.set_xticks(range(len(shades)), [f"{beta:g}" for beta in shades])
         ax.set(title=metric, xlabel="β", ylim=(0, 1.03))
         ax.grid(axis="x", visible=False)
-    axes[0][0].set_ylabel(pick(language, "last ten evaluations (test)", "ultime dieci valutazioni (test)"))
+    axes[0].set_ylabel(pick(language, "last ten evaluations (test)", "ultime dieci valutazioni (test)"))
     ours, course = pick(language, "ours, per seed", "nostri, per seme"), pick(language, "course report", "relazione")
-    for label, colour in ((ours, beta_colour(betas[0], betas)), (course, "#9A9A9A")):
-        axes[0][0].plot([], [], color=colour, lw=3, alpha=0.5, label=label)
-    axes[0][0].plot([], [], "o", color=PUBLISHED, label=pick(language, "final value", "valore finale"))
-    legend_below(figure, axes[0][0])
+    for label, colour in ((ours, next(iter(shades.values()))), (course, "#9A9A9A")):
+        axes[0].plot([], [], color=colour, lw=3, alpha=0.5, label=label)
+    axes[0].plot([], [], "o", color=PUBLISHED, label=pick(language, "final value", "valore finale"))
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -175,20 +171,18 @@ def _band(ax: Axes, place: float, values: pd.Series, colour: str) -> None:
 
 
 @bilingual
-def beta_selection(
-    runs: Sequence[RunResult], metrics: Sequence[str] = ("I-AUROC", "AUPRO"), language: str = "en"
-) -> Figure:
+def beta_selection(runs: Sequence[RunResult], language: str = "en") -> Figure:
     """Validation metric (held-out images with pasted defects) against test metric, per run; a ring marks the bound
     that validation chooses, a square the one that the test set (the oracle) would have chosen."""
-    figure, axes = plt.subplots(1, len(metrics), figsize=(6.3, 3.2), squeeze=False)
-    betas = sorted({run.config.beta for run in runs}, reverse=True)
-    for ax, metric in zip(axes[0], metrics, strict=True):
+    figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.2))
+    shades = _shades(runs)
+    for ax, metric in zip(axes, tables.SELECTED_BY, strict=True):
         means = tables.beta_means(runs, metric)
         for run in runs:
             point = (run.metrics[f"validation {metric}"], run.metrics[metric])
-            ax.plot(*point, ".", color=beta_colour(run.config.beta, betas), alpha=0.6)
-        for beta in betas:
-            ax.plot(*means.loc[beta], "o", ms=6, color=beta_colour(beta, betas), label=f"β = {beta:g}")
+            ax.plot(*point, ".", color=shades[run.config.beta], alpha=0.6)
+        for beta, shade in shades.items():
+            ax.plot(*means.loc[beta], "o", ms=6, color=shade, label=f"β = {beta:g}")
         look = {"ls": "", "mfc": "none", "mec": PUBLISHED}
         chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()
         label = pick(language, "chosen by validation", "scelto dalla validazione")
@@ -196,15 +190,14 @@ def beta_selection(
         ax.plot(*means.loc[oracle], "s", ms=14, label=pick(language, "oracle (test set)", "oracolo (test)"), **look)
         ax.set_xlabel(f"{metric}, " + pick(language, "validation", "validazione"))
         ax.set_ylabel(f"{metric}, test")
-    legend_below(figure, axes[0][0])
+    legend_below(figure, axes[0])
     return figure
 
 
-def beta_colour(beta: float, betas: Sequence[float]) -> str:
-    """A colour per bound, in the order of ``betas``."""
-    return _SHADES[list(betas).index(beta) % len(_SHADES)]
+def _shades(runs: Sequence[RunResult]) -> dict[float, str]:
+    """The bounds, the widest first, and a colour for each."""
+    return dict(zip(sorted({run.config.beta for run in runs}, reverse=True), itertools.cycle(_SHADES)))
 
 
 def _course_sweep(beta: float) -> pd.DataFrame:
-    log = reference.reference("course_report_training_log")
-    return log[(log["experiment"] == f"learned_noise_v2_beta{beta:g}") & (log["evaluation"] == "periodic")]
+    return reference.periodic(f"learned_noise_v2_beta{beta:g}")
