@@ -1,1 +1,1 @@
-"""Own images: training on a folder, the threshold, prediction, evaluation, a gallery. Imports runs and what lies below."""
+"""Own images: training on a folder, threshold, prediction, evaluation, gallery. Imports runs and what lies below."""

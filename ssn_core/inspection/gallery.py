@@ -36,7 +36,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Gallery:
-    """``samples`` with the maxima of their anomaly maps, ``map_scores`` (n,); ``lowest`` is the least value of all maps.
+    """``samples`` with the maxima of their anomaly maps, ``map_scores`` (n,); ``lowest`` is their least value.
 
     A folder where no image is known to be defective may hold images that nobody has labelled: see ``labelled``.
     """
@@ -106,7 +106,7 @@ def open_gallery(folder: str | None, place: str | None, device: str | None = Non
     both, the synthetic plates and a memory of their good features, which seconds make."""
     if (folder is None) != (place is None):
         given, absent = ("folder", "run") if place is None else ("run", "folder")
-        raise InputError(f"{given} is given and {absent} is not: give both (`ssn train FOLDER` makes a run), or neither")
+        raise InputError(f"{given} is given without {absent}: give both (`ssn train FOLDER` makes a run), or neither")
     if folder is not None and place is not None:
         return Gallery.of(load_run(locate_run(Path(place).expanduser())), Path(folder).expanduser(), device)
     config = example_config()
