@@ -20,7 +20,7 @@ from ssn_core.inspection.prediction import inspect
 from ssn_core.inspection.threshold import Decisions, Threshold, decide
 from ssn_core.runs.config import RunConfig, preset
 from ssn_core.runs.profiles import project_root
-from ssn_core.runs.result import Log, RunResult, load_run, locate_run
+from ssn_core.runs.result import RunResult, load_run, locate_run
 from ssn_core.runs.store import load_model, run, usable_device
 
 
@@ -101,7 +101,7 @@ def labelled_samples(folder: Path) -> tuple[Sample, ...]:
     return dataset.test if dataset.layout else dataset.train + dataset.test
 
 
-def open_gallery(folder: str | None, place: str | None, device: str | None = None, log: Log = print) -> Gallery:
+def open_gallery(folder: str | None, place: str | None, device: str | None = None) -> Gallery:
     """Images of ``folder`` as the run at ``place`` sees them (a run folder, or a store or glob that holds one); without
     both, the synthetic plates and a memory of their good features, which seconds make."""
     if (folder is None) != (place is None):
@@ -111,7 +111,7 @@ def open_gallery(folder: str | None, place: str | None, device: str | None = Non
         return Gallery.of(load_run(locate_run(Path(place).expanduser())), Path(folder).expanduser(), device)
     config = example_config()
     root = make_synthetic(project_root() / "data" / "synthetic")
-    result = run(config, project_root() / "build" / "example", root, device, log=log)
+    result = run(config, project_root() / "build" / "example", root, device, log=lambda _: None)  # bars say enough
     return Gallery.of(result, root / config.category, device)
 
 

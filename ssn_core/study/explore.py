@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -11,15 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssn_core.inspection.threshold import Rate, decide
+from ssn_core.inspection.threshold import decide
 from ssn_core.study.panels import MAP_COLOURS
 from ssn_core.study.style import DEFECTIVE, NORMAL, styled
 
 if TYPE_CHECKING:  # it loads torch
     from ssn_core.inspection.gallery import Gallery, Look
 
-_KINDS = ((0, "good", NORMAL), (1, "defective", DEFECTIVE))
-_BINS, _POINTS = 30, 200
+_KINDS, _ALL = ((0, "good", NORMAL), (1, "defective", DEFECTIVE)), ((0, "all", NORMAL),)
+_BINS, _POINTS, _MARGIN = 30, 200, 8
 _WIDTH, _STATISTICS, _DPI = 7.5, 2.2, 110  # inches, inches, dots per inch: a screen's, where it is redrawn at each move
 
 
@@ -31,15 +32,14 @@ class Explorer:
     def __init__(self, gallery: Gallery) -> None:
         import ipywidgets as widgets  # the extra "notebooks"
 
-        self.gallery, value = gallery, gallery.threshold.value
-        low, high = span(gallery.map_scores, value)
+        self.gallery = gallery
+        points = grid(gallery.map_scores, gallery.threshold.value)
         wide = {"layout": {"width": "95%"}, "style": {"description_width": "70px"}}
         names = [(f"{sample.name}  ({sample.defect})", number) for number, sample in enumerate(gallery.samples)]
         self.image = widgets.Dropdown(options=names, value=int(gallery.labels.argmax()), description="image", **wide)
-        self.threshold = widgets.FloatSlider(
-            value=value, min=low, max=high, step=(high - low) / _POINTS, description="threshold", **wide
-        )
-        self.text, self.picture = widgets.HTML(), widgets.Image(format="png", layout={"max_width": "100%"})
+        ends = {"min": points[0], "max": points[-1], "step": points[1] - points[0]}
+        self.threshold = widgets.FloatSlider(gallery.threshold.value, **ends, description="threshold", **wide)
+        self.text, self.picture = widgets.HTML(), widgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         self.box = widgets.VBox([self.image, self.threshold, self.text, self.picture])
         self.image.observe(self._choose, "value")
         self.threshold.observe(self._show, "value")
@@ -62,11 +62,13 @@ class Explorer:
         return self.box._repr_mimebundle_() | still
 
 
-def span(map_scores: np.ndarray, threshold: float) -> tuple[float, float]:
-    """Ends of the thresholds worth a look: from below every score to above all of them."""
+def grid(map_scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Thresholds in equal steps from below every score to above all of them; ``threshold`` is one, since a slider moves
+    what lies between two steps to one of them."""
     low, high = min(map_scores.min(), threshold), max(map_scores.max(), threshold)
-    margin = 0.05 * float(high - low) or 1.0
-    return float(low) - margin, float(high) + margin
+    step = float(high - low) / _POINTS or 1.0
+    below, above = (math.ceil(far / step) + _MARGIN for far in (threshold - low, high - threshold))
+    return threshold + step * np.arange(-below, above + 1)
 
 
 def shares(map_scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -111,10 +113,9 @@ def overview(gallery: Gallery, look: Look, number: int, threshold: float) -> Fig
         mosaic, figsize=(_WIDTH, tall + _STATISTICS + 0.3), height_ratios=[tall, _STATISTICS]
     )
     _draw_image(axes, gallery, look, threshold)
-    kinds = _KINDS if gallery.labelled else ((0, "all", NORMAL),)
-    for label, name, colour in kinds:
-        scores = gallery.map_scores[gallery.labels == label]
-        _draw_scores(axes, scores, name, colour, threshold, span(gallery.map_scores, threshold))
+    points = grid(gallery.map_scores, gallery.threshold.value)
+    for label, name, colour in _KINDS if gallery.labelled else _ALL:
+        _draw_scores(axes, gallery.map_scores[gallery.labels == label], name, colour, threshold, points)
     chosen = gallery.map_scores[number]
     axes["scores"].plot(chosen, 0, "^", color="black", clip_on=False, ms=6, label="this image")
     axes["scores"].set(ylabel="images")
@@ -145,10 +146,8 @@ def _draw_image(axes: dict[str, Axes], gallery: Gallery, look: Look, threshold: 
 
 
 def _draw_scores(
-    axes: dict[str, Axes], scores: np.ndarray, name: str, colour: str, threshold: float, ends: tuple[float, float]
+    axes: dict[str, Axes], scores: np.ndarray, name: str, colour: str, threshold: float, points: np.ndarray
 ) -> None:
-    above = Rate(int((scores > threshold).sum()), len(scores))
-    label = f"{name}: {above.count} of {above.total} above"
-    axes["scores"].hist(scores, np.linspace(*ends, _BINS + 1), color=colour, alpha=0.65, label=label)
-    points = np.linspace(*ends, _POINTS)
-    axes["shares"].plot(points, shares(scores, points), color=colour, drawstyle="steps-mid", label=name)
+    label = f"{name}: {(scores > threshold).sum()} of {len(scores)} above"
+    axes["scores"].hist(scores, np.linspace(points[0], points[-1], _BINS + 1), color=colour, alpha=0.65, label=label)
+    axes["shares"].plot(points, shares(scores, points), color=colour, drawstyle="steps-mid")
