@@ -39,7 +39,8 @@ class Explorer:
         self.image = widgets.Dropdown(options=names, value=int(gallery.labels.argmax()), description="image", **wide)
         ends = {"min": points[0], "max": points[-1], "step": points[1] - points[0]}
         self.threshold = widgets.FloatSlider(gallery.threshold.value, **ends, description="threshold", **wide)
-        self.text, self.picture = widgets.HTML(), widgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        own_size = {"max_width": "100%", "align_self": "flex-start"}
+        self.text, self.picture = widgets.HTML(), widgets.Image(format="png", layout=own_size)
         self.box = widgets.VBox([self.image, self.threshold, self.text, self.picture])
         self.image.observe(self._choose, "value")
         self.threshold.observe(self._show, "value")
