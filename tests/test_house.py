@@ -19,7 +19,7 @@ BELOW = {
     "fast": {"models", "data"},
     "runs": {"fast", "models", "metrics", "data"},
     "inspection": {"runs", "fast", "models", "metrics", "data"},
-    "study": {"runs", "metrics", "data", "models", "fast"},
+    "study": {"inspection", "runs", "metrics", "data", "models", "fast"},
     "bench": {"study", "runs", "fast", "models", "metrics", "data"},
 }
 FOUNDATION = {"errors", "files"}

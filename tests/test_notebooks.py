@@ -22,6 +22,7 @@ from PIL import Image
 from test_figures import config_of, dataset_for, fake_run
 
 from ssn_core import InputError, load_profile, preset
+from ssn_core.inspection.gallery import example_config
 from ssn_core.runs import profiles
 from ssn_core.study import freeze, notebook
 
@@ -173,7 +174,8 @@ def test_stored_notebooks_are_executed_small_and_say_nothing_of_a_machine(path: 
     nbformat.validate(book)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert book.cells[0].source.startswith("# ")
-    assert code[0].metadata.get("tags") == ["parameters"] and code[0].source == 'profile = "cpu"\ndevice = None'
+    own = "\nfolder = None\nrun = None" if path.stem == "08_your_own_images" else ""  # None: images drawn here
+    assert code[0].metadata.get("tags") == ["parameters"] and code[0].source == 'profile = "cpu"\ndevice = None' + own
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert all(len(cell.source.splitlines()) <= 16 for cell in code), "cells are thin: work belongs into ssn_core"
     assert path.stat().st_size < 500_000
@@ -187,6 +189,10 @@ def test_stored_notebooks_are_executed_small_and_say_nothing_of_a_machine(path: 
     for output in outputs:
         if picture := output.get("data", {}).get("image/png"):
             Image.open(io.BytesIO(base64.b64decode(picture))).verify()
+
+
+def test_notebook_08_is_stored_with_the_example_that_is_made_now() -> None:
+    assert f"40 images, run {example_config().run_id}" in (ROOT / "notebooks" / "08_your_own_images.ipynb").read_text()
 
 
 def test_figures_in_git_are_few_each_in_one_format_and_shown() -> None:
@@ -238,9 +244,13 @@ def test_only_the_panel_method_opens_a_data_set() -> None:
 
 
 def executed_book(folder: Path) -> Path:
-    """What papermill leaves: times, an absolute path, a stream in two parts."""
+    """What papermill leaves: times, an absolute path, a stream in two parts, a widget beside what stands for it."""
     code = nbformat.v4.new_code_cell("print(1)\nprint(2)", execution_count=1, metadata={"papermill": {"duration": 2}})
     code.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("1\n", "2\n")]
+    Image.new("RGB", (2, 2)).save(png := io.BytesIO(), format="png")
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "7"}, "text/plain": "a widget"}
+    for data in (widget, widget | {"image/png": base64.b64encode(png.getvalue()).decode()}):
+        code.outputs.insert(1, nbformat.v4.new_output("display_data", data=data))
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), code])
     book.metadata["papermill"] = {"input_path": "/home/someone/01_x.ipynb"}
     path = folder / "build" / "01_x.ipynb"
@@ -249,7 +259,9 @@ def executed_book(folder: Path) -> Path:
     return path
 
 
-def test_freezing_drops_times_and_paths_and_repeats_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_freezing_drops_times_paths_and_widgets_and_repeats_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setattr(freeze, "project_root", lambda: tmp_path)
     monkeypatch.setattr(freeze, "_read_files", lambda: [])
@@ -258,7 +270,8 @@ def test_freezing_drops_times_and_paths_and_repeats_its_bytes(tmp_path: Path, mo
     assert freeze.freeze(executed_book(tmp_path)).read_bytes() == once
     assert b"someone" not in once and b"duration" not in once
     book = nbformat.read(stored, as_version=4)
-    assert [output.text for output in book.cells[1].outputs] == ["1\n2\n"]
+    first, picture, second = book.cells[1].outputs
+    assert first.text + second.text == "1\n2\n" and picture.data.keys() == {"text/plain", "image/png"}
     assert book.metadata.digest == freeze.digest(book)
     book.cells[0].source = "# Another title"
     assert book.metadata.digest != freeze.digest(book)

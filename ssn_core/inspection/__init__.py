@@ -1,1 +1,1 @@
-"""Own images: training on a folder, the threshold, prediction, evaluation. Imports runs and what lies below it."""
+"""Own images: training on a folder, threshold, prediction, evaluation, gallery. Imports runs and what lies below."""

@@ -63,6 +63,20 @@ class Threshold:
         return f"threshold {self.value:.6g}, the {kind}; false alarms among them: {self.false_alarms}"
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """What a threshold makes of labelled images: how many of the defective and of the good ones are above it."""
+
+    found: Rate
+    false_alarms: Rate
+
+
+def decide(map_scores: np.ndarray, labels: np.ndarray, threshold: float) -> Decisions:
+    """Decisions over images by the maxima of their maps (n,); ``labels`` (n,): 0 good, 1 defective."""
+    above = map_scores > threshold
+    return Decisions(*(Rate(int(above[labels == label].sum()), int((labels == label).sum())) for label in (1, 0)))
+
+
 def not_available(metrics: Mapping[str, Any], labels: Iterable[int]) -> str:
     """Why some of the ``metrics`` of images with these ``labels`` are "n/a", or ""."""
     if NOT_AVAILABLE not in metrics.values():

@@ -20,6 +20,7 @@ from PIL import Image
 from ssn_core.runs.profiles import load_profile, project_root
 
 PROFILE = "cpu"  # the parameter's default in every notebook, hence what the stored ones show
+_WIDGET = "application/vnd.jupyter.widget-view+json"  # without its kernel an empty box
 _OF_A_RUN = ("run.json", "metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "noise.npz")
 
 
@@ -59,13 +60,16 @@ def freeze(executed: Path) -> Path:
 
 
 def _tidy(outputs: Sequence[Any]) -> Iterator[Any]:
-    """What one stream printed as one output, however the kernel cut it, and pictures in 256 colours."""
-    for stream, group in itertools.groupby(outputs, key=lambda output: output.get("name")):
+    """What one stream printed as one output, however the kernel cut it, pictures in 256 colours, and of widgets the
+    picture beside them, if there is one: progress bars are gone."""
+    kept = (output for output in outputs if _WIDGET not in (data := output.get("data", {})) or "image/png" in data)
+    for stream, group in itertools.groupby(kept, key=lambda output: output.get("name")):
         first, *others = group
         if stream is not None:
             first.text += "".join(output.text for output in others)
             others = []
         for output in (first, *others):
+            output.get("data", {}).pop(_WIDGET, None)
             if picture := output.get("data", {}).get("image/png"):
                 output.data["image/png"] = _in_256_colours(picture)
             yield output
