@@ -48,7 +48,7 @@ def test_a_run_in_int8_says_what_it_costs(
     assert "ratio" in said[-1] and "VNNI" in said[-1]
     images = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
     maps = [export.session(file)(images)[0] for file in (float32, path)]
-    assert 0 < np.abs(maps[1] - maps[0]).max() < 0.5 * maps[0].std()
+    assert 0 < np.abs(maps[1] - maps[0]).mean() < 0.3 * maps[0].std()
 
 
 def test_what_costs_too_much_leaves_no_file(
