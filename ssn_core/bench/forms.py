@@ -78,21 +78,22 @@ def inference(form: Form, facts: Facts) -> Prepare:
 
 
 def runtime(form: Form, facts: Facts) -> Prepare:
-    """One forward of the exported file, ours from pixels, the peer's from what its own preparation makes of them."""
-    peer = form.variant.startswith(PEER)
+    """One forward of an exported file: ours from pixels; from normalised images the peer's, and our trunk alone, below
+    which no rewriting of what follows it can go."""
+    own = form.variant in ("fold_onnx", "fold_int8")
 
     @functools.cache
     def opened(size: tuple[int, int]) -> Callable[[np.ndarray], Any]:
         model = network(form).eval()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
-            if peer:
-                shapes = ({0: torch.export.Dim("batch")},)
-                images = torch.randn(2, 3, *size)
-                torch.onnx.export(model, (images,), path, input_names=["images"], dynamic_shapes=shapes, dynamo=True)
-            else:
+            if own:
                 model.image_size = size
                 write_onnx(model, path, {}, 0.0)
+            else:
+                model = fold(model).trunk if form.variant == "trunk_onnx" else model
+                images, shapes = torch.randn(2, 3, *size), ({0: torch.export.Dim("batch")},)
+                torch.onnx.export(model, (images,), path, input_names=["images"], dynamic_shapes=shapes, dynamo=True)
             if form.variant == "fold_int8":
                 path = write_int8(path, Path(folder, "int8.onnx"), _pixels(4, size))
             if not form.variant.endswith("openvino"):
@@ -103,7 +104,7 @@ def runtime(form: Form, facts: Facts) -> Prepare:
             return openvino.Core().compile_model(path, "CPU", wanted | {"PERFORMANCE_HINT": "LATENCY"})
 
     def prepare(point: Point) -> Call:
-        images = torch.randn(point.batch, 3, *point.size).numpy() if peer else _pixels(point.batch, point.size)
+        images = _pixels(point.batch, point.size) if own else torch.randn(point.batch, 3, *point.size).numpy()
         call = opened(tuple(point.size))
         return lambda: call(images)
 

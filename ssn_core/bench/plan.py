@@ -16,7 +16,7 @@ Model = tuple[str, str]  # experiment, backbone
 GPU_FORMS = ("plain", "compiled", "fold", "graph", "graph_compiled")
 PEER = "anomalib"
 _FORMS = ("plain", "fold", PEER)
-_FILES = ("fold_onnx", "fold_int8", f"{PEER}_onnx", f"{PEER}_openvino")  # exported, by the runtime that runs them
+_FILES = ("fold_onnx", "fold_int8", "trunk_onnx", f"{PEER}_onnx", f"{PEER}_openvino")  # exported
 _SHARED = [("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"), ("aupro", "")]  # what the peer has too
 _NONE = ("", "")
 
