@@ -70,7 +70,7 @@ endif
 
 build/peers/.ready:
 	python3 -m venv build/peers
-	build/peers/bin/python -m pip install --editable . "anomalib>=2,<3"
+	build/peers/bin/python -m pip install --editable ".[deploy]" "anomalib>=2,<3" openvino
 	@touch $@
 
 $(VENV)/.ready: pyproject.toml

@@ -25,6 +25,7 @@ app = typer.Typer(
 Run = Annotated[str, typer.Argument(metavar="RUN", help="a run folder, or a store or quoted glob that holds one run")]
 Fields = Annotated[list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="e.g. category=screw epochs=40")]
 Store = Annotated[Path, typer.Option(help="the folder of the run folders")]
+DataRoot = Annotated[str | None, typer.Option(help="where the data lie; else SSN_DATA_DIR")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one")]
 
 
@@ -154,12 +155,21 @@ def check(
 def export(
     run: Run,
     out: Annotated[Path | None, typer.Option(help="the file [default: beside the run's weights]")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="quantised; needs the run's data, to measure what it costs")
+    ] = False,
+    data_root: DataRoot = None,
 ) -> None:
     """Write a run's folded model as one ONNX file, after comparing it with torch.
 
     Example: ssn export ssn-runs --out parts.onnx
     """
     result = _finished(run)
+    if int8:
+        from ssn_core.inspection.int8 import export_int8
+
+        export_int8(result, out, data_root)
+        return
     from ssn_core.inspection.threshold import Threshold
     from ssn_core.runs.export import export_onnx
 
@@ -171,7 +181,7 @@ def run_preset(
     preset: Annotated[str, typer.Argument(metavar="PRESET")],
     fields: Fields = None,
     store: Store = Path(STORE),
-    data_root: Annotated[str | None, typer.Option(help="where the data lie; else SSN_DATA_DIR")] = None,
+    data_root: DataRoot = None,
     device: Device = None,
 ) -> None:
     """Train and evaluate one configuration of the study, or load it when finished.

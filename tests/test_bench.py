@@ -108,16 +108,22 @@ def test_wrong_settings_are_refused(tmp_path: Path, changes: dict, message: str)
     ("kind", "variant", "images"),
     [
         *(("inference", variant, 0) for variant in ("plain", "fold", "fold_bfloat16", "graph")),
+        *(("runtime", variant, 0) for variant in ("fold_onnx", "fold_int8")),
         *(("training", variant, images) for variant in ("plain", "fast") for images in (0, 4)),
     ],
 )
 def test_every_form_of_a_network_runs(kind: str, variant: str, images: int) -> None:
+    if kind == "runtime":
+        pytest.importorskip("onnxscript", reason="needs the extra deploy")
     facts: forms.Facts = {}
     call = getattr(forms, kind)(Form(kind, "scenario_a", "resnet18", variant), facts)(Point("", 2, (64, 64), images))
     call()
     if variant in ("plain", "fast"):
         operations, traffic = count(call)
         assert operations > 1e8 and traffic > 1e7
+    if kind == "runtime":
+        maps, scores = call()
+        assert maps.shape == (2, 64, 64) and scores.shape == (2,)
     assert (0 < facts["error"][0] < 0.5) if variant == "fold_bfloat16" else "error" not in facts
 
 

@@ -4,7 +4,10 @@ are random and images are noise: speed depends on neither."""
 from __future__ import annotations
 
 import copy
+import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.bench.plan import PEER, Form, Point, inference_dtype
+from ssn_core.fast.export import session, write_onnx
 from ssn_core.fast.inference import fold
+from ssn_core.fast.int8 import write_int8
 from ssn_core.fast.recorded import Recorded
 from ssn_core.metrics import METRICS, aupro, evaluate
 from ssn_core.models.detectors import build_model
@@ -31,7 +36,7 @@ Facts = dict[str, tuple[float, str]]  # measurement -> value, unit
 
 def network(form: Form) -> nn.Module:
     """The untrained detector of a form, ours or the peer's; its trunk has random weights."""
-    if form.variant != PEER:
+    if not form.variant.startswith(PEER):
         return build_model(**preset(form.experiment, backbone=form.backbone).model_arguments(), pretrained=False)
     import timm
     from anomalib.models.image.supersimplenet.torch_model import SupersimplenetModel
@@ -70,6 +75,44 @@ def inference(form: Form, facts: Facts) -> Prepare:
         return forward
 
     return prepare
+
+
+def runtime(form: Form, facts: Facts) -> Prepare:
+    """One forward of an exported file: ours from pixels; from normalised images the peer's, and our trunk alone, below
+    which no rewriting of what follows it can go."""
+    own = form.variant in ("fold_onnx", "fold_int8")
+
+    @functools.cache
+    def opened(size: tuple[int, int]) -> Callable[[np.ndarray], Any]:
+        model = network(form).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            if own:
+                model.image_size = size
+                write_onnx(model, path, {}, 0.0)
+            else:
+                model = fold(model).trunk if form.variant == "trunk_onnx" else model
+                images, shapes = torch.randn(2, 3, *size), ({0: torch.export.Dim("batch")},)
+                torch.onnx.export(model, (images,), path, input_names=["images"], dynamic_shapes=shapes, dynamo=True)
+            if form.variant == "fold_int8":
+                path = write_int8(path, Path(folder, "int8.onnx"), _pixels(4, size))
+            if not form.variant.endswith("openvino"):
+                return session(path)
+            import openvino
+
+            wanted = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+            return openvino.Core().compile_model(path, "CPU", wanted | {"PERFORMANCE_HINT": "LATENCY"})
+
+    def prepare(point: Point) -> Call:
+        images = _pixels(point.batch, point.size) if own else torch.randn(point.batch, 3, *point.size).numpy()
+        call = opened(tuple(point.size))
+        return lambda: call(images)
+
+    return prepare
+
+
+def _pixels(count: int, size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *size, 3), np.uint8)
 
 
 def _rounding(model: nn.Module, dtype: torch.dtype) -> float:
@@ -202,4 +245,4 @@ def machine(form: Form, facts: Facts) -> Prepare:
 
 
 #: by :class:`ssn_core.bench.plan.Form`'s ``kind``
-KINDS = {"inference": inference, "training": training, "metrics": metrics, "machine": machine}
+KINDS = {"inference": inference, "runtime": runtime, "training": training, "metrics": metrics, "machine": machine}

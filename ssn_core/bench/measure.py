@@ -70,7 +70,7 @@ def read(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path, keep_default_na=False, na_values={"ratio_to_plain": [""], "images": [""]})
     if missing := [column for column in COLUMNS if column not in table.columns]:
         raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run python -m ssn_core.bench again")
-    forward = table["group"].str.match("(gpu )?inference|precision")
+    forward = table["group"].str.match("(gpu )?inference|runtime|precision")
     forms = zip(forward, table["variant"], table["device"], strict=True)
     return table.assign(precision=[inference_dtype(variant, device) if f else None for f, variant, device in forms])
 
@@ -90,7 +90,7 @@ def _line(row: Row) -> str:
 @contextlib.contextmanager
 def _process(form: Form, peers: str | None) -> Iterator[Callable[..., Row]]:
     """A form in a process of its own; gives what sends it a command and waits for its answer."""
-    python = peers if form.variant == PEER else sys.executable
+    python = peers if form.variant.startswith(PEER) else sys.executable
     process = subprocess.Popen(
         [python, "-m", "ssn_core.bench.process", json.dumps(form)], cwd=project_root(), text=True, bufsize=1,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -149,7 +149,7 @@ def rows(group: Group, point: Point, answers: Sequence[Sequence[Row]], where: Se
 def _described(group: Group, form: Form, point: Point, turns: int, where: str) -> Row:
     size = "x".join(map(str, point.size))
     parts = [f"{point.images} images of {size}" if point.images else size]
-    parts += [f"batch {point.batch}"] if form.kind in ("inference", "training") else []
+    parts += [f"batch {point.batch}"] if form.kind in ("inference", "runtime", "training") else []
     parts += [f"median of {turns} turns" if turns > 1 else "once", where]
     row = {"group": group.name, "batch": point.batch, "height": point.size[0], "width": point.size[1]}
     row |= {name: getattr(form, name) for name in ("experiment", "backbone", "variant", "device")}

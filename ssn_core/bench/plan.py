@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +16,7 @@ Model = tuple[str, str]  # experiment, backbone
 GPU_FORMS = ("plain", "compiled", "fold", "graph", "graph_compiled")
 PEER = "anomalib"
 _FORMS = ("plain", "fold", PEER)
+_FILES = ("fold_onnx", "fold_int8", "trunk_onnx", f"{PEER}_onnx", f"{PEER}_openvino")  # exported
 _SHARED = [("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"), ("aupro", "")]  # what the peer has too
 _NONE = ("", "")
 
@@ -80,8 +82,8 @@ def settings_of(profile: Profile) -> Settings:
 
 def inference_dtype(variant: str, device: str) -> str:
     """What a forward computes in: on a CUDA device always in half precision, as in the course report."""
-    halves = {"fold_half": "float16", "fold_bfloat16": "bfloat16"}
-    return halves.get(variant, "float16" if device.startswith("cuda") else "float32")
+    lower = {"fold_half": "float16", "fold_bfloat16": "bfloat16", "fold_int8": "int8"}
+    return lower.get(variant, "float16" if device.startswith("cuda") else "float32")
 
 
 def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
@@ -96,6 +98,7 @@ def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
     models, trained, cuda = settings.models, settings.training, device.startswith("cuda")
     shared, lower = _SHARED if peers else [], settings.precisions
     usual = [at("latency_batch1"), at("throughput_batch16", 16)]
+    files = [at("runtime_batch1"), at("runtime_batch8", 8)] if find_spec("onnxscript") else []  # the extra deploy
     growth = [at("growth_side", 1, side) for side in settings.sides]
     growth += [at("growth_batch", batch) for batch in settings.batches]
     runs = [at("training_run", 4, images=images) for images in settings.images]
@@ -107,6 +110,7 @@ def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
         ("machine product half", "machine", _NONE, ["product_half"], cuda * [at("machine_product_half", 1, 8192)]),
         *(("gpu inference", "inference", model, GPU_FORMS, cuda * gpu) for model in models[:2]),
         *(("inference", "inference", m, _FORMS, usual + (i == 1) * growth) for i, m in enumerate(models)),
+        *(("runtime", "runtime", m, _FILES, files) for m in models if m in _SHARED),
         ("precision", "inference", models[1], ["fold", *lower], bool(lower) * [at("precision")]),
         *(("training", "training", m, ["plain", "fast", PEER], [at("training_step_batch8", 8)]) for m in trained),
         ("training run", "training", trained[0], ["plain", "fast"], runs),
@@ -116,6 +120,7 @@ def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
     ]
     planned = []
     for title, kind, model, variants, points in groups:
-        forms = [Form(kind, *model, form, device) for form in variants if form != PEER or model in shared]
+        where = "cpu" if kind == "runtime" else device
+        forms = [Form(kind, *model, form, where) for form in variants if model in shared or not form.startswith(PEER)]
         planned += [Group(" ".join([title, *filter(None, model)]), forms, points)] if points else []
     return planned

@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,13 @@ def serve(form: Form) -> None:
                 torch.cuda.empty_cache()  # of the point before
             call()  # the warm-up
             repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))
-            answer = {"where": f"{place}, torch {torch.__version__.split('+')[0]}"}
+            package = "openvino" if form.variant.endswith("openvino") else "onnxruntime"
+            package = package if form.kind == "runtime" else "torch"
+            answer = {"where": f"{place}, {package} {version(package).split('+')[0]}"}
         elif "turn" in command:
             told = _reset_peak(cuda)
             answer[point.measurement] = timed(point, _seconds(call, repeats))
-            if told and form.kind != "machine":
+            if told and form.kind not in ("machine", "runtime"):  # a file's export takes more than its forward
                 peak = _gpu_peak(form) if cuda else _memory("VmHWM") - before
                 answer[f"memory_{point.measurement}"] = (peak / 1e6, "MB")
         elif point.measurement == "precision":

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.errors import InputError
-from ssn_core.fast.inference import FoldedDetector, fold
+from ssn_core.fast.inference import FoldedDetector, _Composed, fold
 from ssn_core.fast.moments import Kept
 from ssn_core.fast.segmentation_step import LEAK
 from ssn_core.files import write_atomic
@@ -38,7 +38,7 @@ def write_onnx(model: Detector, path: Path, facts: Mapping[str, str], threshold:
             torch's; no file is left then, and one that was there before stays.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        _needed(package)
+        needed(package)
     form = _OnnxForm(model).eval().requires_grad_(False)
     example = torch.zeros(2, *model.image_size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
@@ -86,28 +86,28 @@ def difference(path: Path, model: Detector, threshold: float) -> str:
 
 
 def session(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """ONNX Runtime on a file, with as many threads as torch uses: images -> (maps, scores)."""
-    runtime = _needed("onnxruntime")
+    """ONNX Runtime on a file, with as many threads as torch uses: images, or one of them, -> (maps, scores)."""
+    runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     opened = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: opened.run(None, {"images": images})
+    return lambda images: opened.run(None, {"images": images if images.ndim == 4 else images[None]})
 
 
-def speed(path: Path, model: Detector) -> tuple[float, float]:
-    """Seconds an image takes in ONNX Runtime and in torch's folded form: medians, in turns, in this process."""
-    image = np.random.default_rng(0).integers(0, 256, (*model.image_size, 3), np.uint8)
-    call, folded = session(path), fold(model)
-    forms, seconds = (lambda: call(image[None]), lambda: folded.predict(image)), ([], [])
+def speed(*forms: Callable[[np.ndarray], object], size: tuple[int, int]) -> list[float]:
+    """Milliseconds that each form takes for an image (H, W, 3): medians, in turns, in this process."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    seconds: list[list[float]] = [[] for _ in forms]
     for _ in range(_TURNS):
         for form, taken in zip(forms, seconds, strict=True):
             start = time.perf_counter()
-            form()
+            form(image)
             taken.append(time.perf_counter() - start)
-    return tuple(statistics.median(taken[1:]) for taken in seconds)
+    return [1000 * statistics.median(taken[1:]) for taken in seconds]
 
 
-def _needed(package: str) -> Any:
+def needed(package: str) -> Any:
+    """The module, or :class:`InputError` with what to install."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -116,19 +116,27 @@ def _needed(package: str) -> Any:
 
 class _OnnxForm(FoldedDetector):
     """The same algebra where ONNX Runtime is fast: it packs a constant right operand once, and is slow at products with
-    vectors and at operands repeated along a batch."""
+    vectors and at operands repeated along a batch. Every weight is a tensor of its own, which quantisation needs."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__(model)
+        mean, deviation = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("mean", mean)
+        first = next(module for module in self.trunk.modules() if isinstance(module, nn.Conv2d))
+        first.weight = nn.Parameter(first.weight / deviation)
+        for conv in [module for module in self.modules() if isinstance(module, _Composed)]:
+            conv.split = nn.ParameterList(matrix.clone() for taps in zip(*conv.rows, strict=True) for matrix in taps)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 RGB (B, H, W, 3) -> anomaly map logits (B, H, W), image logits (B,)."""
-        pixels = (images.float() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-        layers = self.trunk(pixels.permute(0, 3, 1, 2))
+        layers = self.trunk(images.permute(0, 3, 1, 2).float() - self.mean)
         return self._heads(tuple(layer.permute(0, 2, 3, 1) for layer in layers), Kept())
 
     def _convolved(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None, kept: Kept) -> Tensor:
         if adapted is not None:
             return super()._convolved(conv, layers, adapted, kept)
         op, parts = self.sizes.up[str(conv.taps)], []
-        for taps in zip(*conv.rows, strict=True):  # (C2, k O), (C3, k O)
+        for taps in zip(conv.split[::2], conv.split[1::2], strict=True):  # (C2, k O), (C3, k O)
             for layer, matrix, along_x in zip(layers, taps, (op.x2, op.x3), strict=True):
                 mixed = (layer @ matrix).unflatten(3, (conv.taps, -1)).flatten(2, 3)  # (n, h, w k, O)
                 parts.append(along_x @ mixed)
@@ -138,11 +146,14 @@ class _OnnxForm(FoldedDetector):
     def _segmentation(self, layers: tuple[Tensor, ...], adapted: Tensor | None, kept: Kept) -> Tensor:
         if adapted is not None:
             hidden = self._convolved(self.hidden, layers, adapted, kept)
-        else:
-            op, wide = self.sizes.hidden_map, []
-            for layer, taps, along_y in zip(layers, self.hidden.rows, (op.y2, op.y3), strict=True):
-                wide.append((along_y @ (layer @ taps[0]).flatten(2)).unflatten(2, (layer.shape[2], -1)))
-            bias = self.hidden.bias.expand(layers[0].shape[0], op.size[0], 1, -1)  # as one column more costs no pass
-            along_x = torch.cat([op.along_x, torch.ones(op.size[1], 1)], dim=1)
-            hidden = along_x @ torch.cat([*wide, bias], dim=2)
-        return (F.leaky_relu(hidden, LEAK) @ self.hidden_out[:, None]).squeeze(-1)
+            return (F.leaky_relu(hidden, LEAK) @ self.hidden_out[:, None]).squeeze(-1)
+        op, (n, _, w2, _), maps = self.sizes.hidden_map, layers[0].shape, []
+        along_x = op.along_x[:, :w2], op.along_x[:, w2:]
+        # (n, h, W K); the bias is one row more, which costs no pass
+        wide = [(x @ (layer @ m)).flatten(2) for x, layer, m in zip(along_x, layers, self.hidden.split, strict=True)]
+        bias = self.hidden.bias.repeat(op.size[1]).expand(n, 1, -1)
+        for band, read in zip(op.bands, op.read, strict=True):
+            along_y = torch.cat([op.y2[band, read[0]], op.y3[band, read[1]], torch.ones(band.stop - band.start, 1)], 1)
+            hidden = along_y @ torch.cat([*(x[:, rows] for x, rows in zip(wide, read, strict=True)), bias], dim=1)
+            maps.append(F.leaky_relu(hidden.unflatten(2, (op.size[1], -1)), LEAK) @ self.hidden_out[:, None])
+        return torch.cat(maps, dim=1).squeeze(-1)
