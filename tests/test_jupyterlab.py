@@ -24,11 +24,13 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-BROWSERS, DRIVER = ("chromium", "chromium-browser", "google-chrome"), "chromedriver"
-WINDOW = (1000, 1100)
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+WINDOW = (1090, 1080)
 SECONDS = 600  # for one notebook, on a busy machine
 
-pytestmark = pytest.mark.slow
+absent = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt install chromium chromium-driver")
+pytestmark = [pytest.mark.slow, absent]
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install -e '.[test]'")
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[notebooks]'")
 
@@ -90,16 +92,13 @@ def server(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def browser(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One window for all notebooks, in which JupyterLab has started."""
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if binary is None or (driver := shutil.which(DRIVER)) is None:
-        pytest.skip(f"no browser: apt install chromium chromium-driver (looked for {', '.join(BROWSERS)}, {DRIVER})")
     options = webdriver.ChromeOptions()
-    options.binary_location = binary
+    options.binary_location = BROWSER
     profile = tmp_path_factory.mktemp("browser")
     for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", f"user-data-dir={profile}"):
         options.add_argument(f"--{word}")
     options.add_argument(f"--window-size={','.join(map(str, WINDOW))}")
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     window.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})  # a widget is current by its focus
     try:
         window.get(f"{server}/lab?reset")
