@@ -123,7 +123,7 @@ class Detector(nn.Module):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
-        self.image_size = tuple(image_size)
+        self.backbone, self.image_size = backbone, tuple(image_size)
         self.trunk = make_trunk(backbone, pretrained)
         self.channels = sum(BACKBONES[backbone])
         self.adaptor = make_adaptor(adaptor, self.channels)
