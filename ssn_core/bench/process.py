@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssn_core.bench.forms import KINDS, Call
 from ssn_core.bench.plan import Form, Point
 
+_COUNTED_STEPS = 8  # of the fast form, whose operations go with the area that each step's masks happen to have
 _TURN_SECONDS = 0.3  # a turn repeats a shorter call until it has lasted so long
 
 
@@ -39,14 +40,15 @@ class _Traffic(TorchDispatchMode):
         return out
 
 
-def count(call: Call) -> tuple[int, int]:
-    """Run ``call`` once, backward passes included: operations (two for every multiply-add of a product or convolution,
-    nothing else) and bytes moved. Not under inference mode, which hides the operations."""
+def count(call: Call, times: int = 1) -> tuple[float, float]:
+    """Run ``call``, backward passes included: operations (two for every multiply-add of a product or convolution,
+    nothing else) and bytes moved, means over ``times``. Not under inference mode, which hides the operations."""
     aten, product = torch.ops.aten, lambda _, a, b, **kwargs: 2 * math.prod(a) * b[-1]
     left_out = {aten.addmm_: product, aten.baddbmm_: product, aten.mv: lambda a, b, **kwargs: 2 * math.prod(a)}
     with FlopCounterMode(display=False, custom_mapping=left_out) as flops, _Traffic() as traffic:
-        call()
-    return flops.get_total_flops(), traffic.total
+        for _ in range(times):
+            call()
+    return flops.get_total_flops() / times, traffic.total / times
 
 
 def serve(form: Form) -> None:
@@ -77,7 +79,8 @@ def serve(form: Form) -> None:
         elif point.measurement == "precision":
             answer = {name: fact for name, fact in facts.items() if name == "error"}
         elif command["count"]:
-            suffix, (operations, traffic) = "_training" if form.kind == "training" else "", count(call)
+            suffix = "_training" if form.kind == "training" else ""
+            operations, traffic = count(call, _COUNTED_STEPS if form.variant == "fast" else 1)
             answer = facts | {f"operations{suffix}": (operations / point.batch / 1e9, "GFLOP/image")}
             answer[f"traffic{suffix}"] = (traffic / point.batch / 1e6, "MB/image")
         print(json.dumps(answer), file=answers)
