@@ -23,15 +23,17 @@ from ssn_core.study.results import Group, Outcome, groups
 def contrasts(pairs: Iterable[tuple[Sequence[Outcome], Sequence[Outcome], str]]) -> list[str]:
     """Sentences for (left, right, metric): for every data set that both sides are about, by how much the left side is
     higher or lower. Over seeds that both share the interval is that of the differences seed by seed. Last, once, the
-    commands of what is missing."""
+    command of the first that is missing of each method."""
     sentences, commands = [], {}
     for left, right, metric in pairs:
         for sides in itertools.product(groups(left), groups(right)):
             names = {data_label(side.config) for side in sides}
             if len(names) == 1:
                 sentences.append(f"{names.pop()}, {metric}: {_contrast(*sides, metric)}.")
-                commands |= {o.command: None for side in sides for o in side.outcomes if isinstance(o, NotRun)}
-    return sentences + ([f"Not run: {', '.join(f'`{c}`' for c in commands)}."] if commands else [])
+                for missing in ([o for o in side.outcomes if isinstance(o, NotRun)] for side in sides):
+                    commands |= {missing[0].command: len(missing)} if missing else {}
+    shown = [f"`{command}`" + (f" (and {n - 1} more)" if n > 1 else "") for command, n in commands.items()]
+    return sentences + ([f"Not run: {', '.join(shown)}."] if shown else [])
 
 
 def _contrast(left: Group, right: Group, metric: str) -> str:
