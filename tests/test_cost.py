@@ -79,7 +79,7 @@ def test_a_budget_counts_what_was_made_and_estimates_the_rest(tmp_path: Path) ->
     measured(tmp_path, filled, 7.0, 0)
     later = preset("scenario_c", category="screw", batch_size=16, epochs=3, validation_fraction=0.1)
     unknown = preset("scenario_b", category="screw", batch_size=8, epochs=1)
-    waiting = [NotRun(config, "", "") for config in (made[0].replace(seed=2), later, unknown)]
+    waiting = [NotRun(config, "") for config in (made[0].replace(seed=2), later, unknown)]
     table = budget([*(load_run(tmp_path / c.run_id) for c in (*made, filled)), *waiting])
     assert table["runs"].tolist() == [3, 1, 1, 1] and table["made"].tolist() == [2, 1, 0, 0]
     # of screw's 320 images a tenth is held out: 288, in 18 batches of 16, three times
