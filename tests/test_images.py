@@ -168,7 +168,7 @@ def test_formats_that_are_not_read_are_named_once_each(tmp_path: Path) -> None:
     root = category(tmp_path / "mine")
     for name in ("test/scratch/x.HEIC", "train/good/y.heic", "train/good/z.gif", "train/good/._z.gif", "notes.txt"):
         (root / name).touch()
-    first, second = index(root)[2]
+    first, second = index(root, "mvtec", True)[2]
     assert first == f"{root}/test/scratch/x.HEIC: .heic is not read (2 files); convert to png or move away."
     assert second == f"{root}/train/good/z.gif: .gif is not read (1 file); convert to png or move away."
 
