@@ -172,13 +172,15 @@ def test_the_same_command_is_the_same_run(
 def test_a_memory_without_further_words_and_steps_where_they_are_asked_for(
     parts: Path, tmp_path: Path, failure: Failure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", str(parts), "--store", str(tmp_path), *TINY]) == 0
+    assert main(["train", str(parts), "--store", str(tmp_path), *TINY[:2]]) == 0
     (filled,) = tmp_path.glob("*/run.json")
     assert ssn.load_run(filled.parent).config.method == "memory" and "threshold" in capsys.readouterr().out
     assert main(["train", str(parts), "--recipe", "scenario_a", "--store", str(tmp_path), *TINY, "epochs=1"]) == 0
     assert len(list(tmp_path.glob("scenario_a-*/run.json"))) == 1
     capsys.readouterr()
-    assert "filled in one pass" in failure("train", parts, "--recipe", "memory", "--minutes", 3, *TINY)
+    words = ("train", parts, "--recipe", "memory", *TINY[:2])
+    assert "one pass: leave minutes out" in failure(*words, "--minutes", 3)
+    assert "one pass: leave noise_std, perlin_threshold out" in failure(*words, "perlin_threshold=0.1", "noise_std=0.5")
     assert "preset 'nosuch' is unknown" in failure("train", parts, "--recipe", "nosuch", *TINY)
 
 

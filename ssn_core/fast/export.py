@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.errors import InputError
-from ssn_core.fast.inference import FoldedDetector, _Composed, fold
+from ssn_core.fast.inference import Composed, FoldedDetector, fold
 from ssn_core.fast.moments import Kept
 from ssn_core.fast.segmentation_step import LEAK
 from ssn_core.files import write_atomic
@@ -124,7 +124,7 @@ class _OnnxForm(FoldedDetector):
         self.register_buffer("mean", mean)
         first = next(module for module in self.trunk.modules() if isinstance(module, nn.Conv2d))
         first.weight = nn.Parameter(first.weight / deviation)
-        for conv in [module for module in self.modules() if isinstance(module, _Composed)]:
+        for conv in [module for module in self.modules() if isinstance(module, Composed)]:
             conv.split = nn.ParameterList(matrix.clone() for taps in zip(*conv.rows, strict=True) for matrix in taps)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

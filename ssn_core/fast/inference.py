@@ -63,7 +63,7 @@ class FoldedDetector(nn.Module):
 
     def _fold_heads(self, model: Detector) -> None:
         linear, *adaptor = _fold_adaptor(model.adaptor)
-        self.adaptor = None if linear else _Composed(*adaptor, self.channels2)
+        self.adaptor = None if linear else Composed(*adaptor, self.channels2)
         self.adaptor_relu = isinstance(model.adaptor[-1], nn.ReLU)
         if not isinstance(model, GapCamNet):
             self._fold_segmentation(model, *adaptor)
@@ -86,7 +86,7 @@ class FoldedDetector(nn.Module):
         if not cam:
             self._put(map_taps=map_taps)
         if not cam and model.cls_features == "raw":
-            self.response = _Composed(weight, bias, self.channels2)
+            self.response = Composed(weight, bias, self.channels2)
             return
         self.response = self._conv(weight, bias, adaptor)
         if self.adaptor is None:  # the adaptor's bias is padded with zeros like the features: it fades at the border
@@ -95,7 +95,7 @@ class FoldedDetector(nn.Module):
     def _conv(self, weight: Tensor, bias: Tensor, adaptor: Tensor) -> nn.Module:
         """A convolution of the adapted features: composed with a linear adaptor, on its own after any other."""
         if self.adaptor is None:
-            return _Composed(torch.einsum("ocyx,cd->odyx", weight, adaptor[:, :, 0, 0]), bias, self.channels2)
+            return Composed(torch.einsum("ocyx,cd->odyx", weight, adaptor[:, :, 0, 0]), bias, self.channels2)
         conv = nn.Conv2d(*weight.shape[1::-1], weight.shape[-1], padding=weight.shape[-1] // 2)
         conv.weight.data, conv.bias.data = weight.float().contiguous(memory_format=torch.channels_last), bias.float()
         return conv
@@ -121,7 +121,7 @@ class FoldedDetector(nn.Module):
 
     def _fitted(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> _Sizes:
         shapes = [tuple(layer.shape[1:3]) for layer in (layer2, layer3)]
-        kernels = sorted({conv.taps for conv in self.modules() if isinstance(conv, _Composed)})
+        kernels = sorted({conv.taps for conv in self.modules() if isinstance(conv, Composed)})
         sizes = _Sizes(*shapes, image_size, self.upscaling, kernels)
         if self.border_weight is not None:
             border = border_bias(self.border_weight.float(), self.border_input.float(), sizes.feature_size)
@@ -170,7 +170,7 @@ class FoldedDetector(nn.Module):
 
     def _convolved(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None, kept: Kept) -> Tensor:
         """(n, H, W, O) of the upscaled layers, or of the adapted features (n, H, W, C)."""
-        if not isinstance(conv, _Composed):
+        if not isinstance(conv, Composed):
             return conv(adapted.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         op = self.sizes.up[str(conv.taps)]
         if _whole(layers[0]):
@@ -180,7 +180,7 @@ class FoldedDetector(nn.Module):
         return out.add_(self.sizes.border) if conv is self.response and self.sizes.border is not None else out
 
 
-class _Composed(nn.Module):
+class Composed(nn.Module):
     """A convolution of the upscaled layers with fixed weights, for :class:`UpscaledConv`."""
 
     def __init__(self, weight: Tensor, bias: Tensor, channels2: int) -> None:

@@ -23,15 +23,15 @@ _HEADS = ("adaptor.", "hidden.", "response.")  # weights of these, at the right 
 _FLAGS = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}  # Linux's words for dot products of bytes, x86 and ARM
 
 
-def write_int8(source: Path, path: Path, images: Iterable[np.ndarray], heads: bool = True) -> Path:
+def write_int8(source: Path, path: Path, images: Iterable[np.ndarray]) -> Path:
     """Quantise a file of :func:`ssn_core.fast.export.write_onnx`; inputs, outputs and metadata stay as they are.
 
-    ``images``: uint8 RGB (H, W, 3) at the model's size, good ones, which set the ranges; without ``heads`` the trunk
-    alone is quantised. Raises :class:`ssn_core.errors.InputError` where a package is missing.
+    ``images``: uint8 RGB (H, W, 3) at the model's size, good ones, which set the ranges. Raises
+    :class:`ssn_core.errors.InputError` where a package is missing.
     """
     onnx, tool = needed("onnx"), needed("onnxruntime.quantization")
     model = onnx.load(source)
-    nodes = quantised_nodes(model.graph.node, heads)
+    nodes = quantised_nodes(model.graph.node)
 
     def write(part: Path) -> None:
         logging.disable(logging.WARNING)  # it advises a preparation that torch's exporter has made
@@ -48,14 +48,14 @@ def write_int8(source: Path, path: Path, images: Iterable[np.ndarray], heads: bo
     return write_atomic(path, write)
 
 
-def quantised_nodes(nodes: Iterable[Any], heads: bool) -> list[str]:
+def quantised_nodes(nodes: Iterable[Any]) -> list[str]:
     """Names of the graph's nodes (in the order of computation) that int8 serves: the trunk's, and of the heads those
     whose weight is a constant of many channels."""
     nodes = list(nodes)
     trunk = takewhile(lambda node: node.op_type in (*_TRUNK, *_BEFORE_IT), nodes)
     chosen = [node.name for node in trunk if node.op_type in _TRUNK]
     products = [node for node in nodes if node.op_type in ("MatMul", "Conv") and node.input[1].startswith(_HEADS)]
-    return chosen + [node.name for node in products if heads]
+    return chosen + [node.name for node in products]
 
 
 class _Reader:

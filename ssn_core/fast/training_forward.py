@@ -23,7 +23,7 @@ from ssn_core.fast.moments import Kept
 from ssn_core.fast.response import map_windows, pooled_response
 from ssn_core.fast.segmentation_step import HiddenMap
 from ssn_core.fast.upscaled_conv import UpscaledConv
-from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet, smooth_maximum
+from ssn_core.models.detectors import Detector, GapCamNet, PooledMap
 from ssn_core.models.upscale import border_bias
 
 
@@ -63,10 +63,8 @@ class FastForward:
             _, average = pooled_response(clean, noise, masked, model.cam.conv, model.cam.bn, self.kept)
             return None, model.cam.score(average).squeeze(1)
         low_map = self._segmentation(layer2, layer3, adapted, masked, noise)
-        if isinstance(model, SimpleNet):
-            return low_map, low_map.amax((1, 2))
-        if isinstance(model, MilNet):
-            return low_map, smooth_maximum(low_map)
+        if isinstance(model, PooledMap):
+            return low_map, model.pooled(low_map)
         head, seen = model.classification, low_map.detach() if model.stop_gradient else low_map
         clean = self._clean_response(layer2, layer3, adapted, head.conv, raw=model.cls_features == "raw")
         windows = map_windows(seen, head.conv.kernel_size[0])

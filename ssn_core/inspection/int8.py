@@ -29,9 +29,7 @@ Call = Callable[[np.ndarray], list[np.ndarray]]
 _UNITS = {True: "has", False: "lacks", None: "may lack"}
 
 
-def export_int8(
-    run: RunResult, path: Path | None, data_root: str | None = None, heads: bool = True, log: Log = print
-) -> Path:
+def export_int8(run: RunResult, path: Path | None, data_root: str | None = None, log: Log = print) -> Path:
     """Write :func:`ssn_core.fast.int8.write_int8`'s file of a run (default: ``model.int8.onnx`` in it), calibrated on
     its good training images, and log every metric of its test set before and after, and the speed.
 
@@ -48,7 +46,7 @@ def export_int8(
     threshold, truth = Threshold.of(run), Truth.of(dataset.test, size)
     with tempfile.TemporaryDirectory() as folder:
         exact = write_float32(run, Path(folder, "float32.onnx"), threshold.value)
-        rough = write_int8(exact, Path(folder, "int8.onnx"), (_read(image, size) for image in chosen), heads)
+        rough = write_int8(exact, Path(folder, "int8.onnx"), (_read(image, size) for image in chosen))
         calls = [session(file) for file in (exact, rough)]
         before, after = (_outputs(run, call, dataset, size) for call in calls)
         log(f"calibrated on {len(chosen)} good training images, measured on {len(truth.labels)} test images")

@@ -26,6 +26,9 @@ from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
 
 FILLED, STEPPED = "memory", "scenario_c"  # the recipes: notebook 07 compares them on a hard object
+#: fields that only a training in steps reads
+_OF_STEPS = {"adaptor", "adaptor_lr", "batch_size", "beta", "cls_features", "epochs", "eval_every", "head_lr", "noise"}
+_OF_STEPS |= {"noise_rule", "noise_std", "noise_std_high", "noise_unit", "perlin_threshold"}
 MINUTES = 20.0
 SIDE, BATCH = 256, 8
 MOST_EPOCHS = 300  # the papers' training; more time than it needs is not spent
@@ -43,21 +46,21 @@ def train(
 ) -> RunResult:
     """Train on a folder of own images, or go on with what an earlier call began.
 
-    ``recipe``: a preset; by default a memory, which is filled in one pass, or scenario C where ``minutes`` or epochs
-    are given. What is trained in steps takes about ``minutes``. ``fields`` are fields of :class:`RunConfig`, which go
-    before every default and, with ``epochs``, before ``minutes``. Forms of a folder: :mod:`ssn_core.data.layouts`.
-    Raises :class:`InputError` as :func:`ssn_core.run` does.
+    ``recipe``: a preset; by default a memory, which is filled in one pass, or scenario C where ``minutes`` or a field
+    of its steps is given. What is trained in steps takes about ``minutes``. ``fields`` are fields of
+    :class:`RunConfig`, which go before every default and, with ``epochs``, before ``minutes``. Forms of a folder:
+    :mod:`ssn_core.data.layouts`. Raises :class:`InputError` as :func:`ssn_core.run` does.
     """
     if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes={minutes:g} must be a number above 0")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     dataset = open_dataset(OWN, folder.resolve().name, folder, training_masks=False)
-    stepped = minutes is not None or "epochs" in fields
-    config = own_config(dataset, fields, recipe or (STEPPED if stepped else FILLED))
+    of_steps = sorted(_OF_STEPS & fields.keys()) + ["minutes"] * (minutes is not None)
+    config = own_config(dataset, fields, recipe or (STEPPED if of_steps else FILLED))
     if config.method == "memory":
-        if minutes is not None:
-            raise InputError(f"a memory is filled in one pass: leave minutes={minutes:g} out, or choose another recipe")
+        if of_steps:
+            raise InputError(f"a memory is filled in one pass: leave {', '.join(of_steps)} out, or take another recipe")
     elif "epochs" not in fields:
         config = config.replace(epochs=_epochs(config, dataset, minutes or MINUTES, store, device, log))
     return run(config, store, folder, device, log=log)

@@ -228,28 +228,32 @@ class MapScored(Detector):
         return anomaly_map, anomaly_map.amax((1, 2))
 
 
-class SimpleNet(MapScored):
-    """SimpleNet (Liu et al., CVPR 2023) on the same trunk: linear adaptor, two-layer discriminator."""
+class PooledMap(MapScored):
+    """A two-layer discriminator of each position; in training ``pooled`` makes the image score of the map."""
 
     def add_heads(self) -> None:
         self.segmentation = SegmentationHead(self.channels)
 
     def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
         low_map = self.segmentation(adapted)
-        return low_map, low_map.amax((1, 2, 3))
+        return low_map, self.pooled(low_map[:, 0])
+
+    def pooled(self, low_map: Tensor) -> Tensor:
+        """Map logits (B, h, w) -> image logits (B,)."""
+        return low_map.amax((1, 2))
 
 
-class MilNet(MapScored):
-    """A map from image labels alone, as multiple-instance learning: SimpleNet's layers, but what is trained against the
-    label is the map's smooth maximum (after Pinheiro and Collobert, CVPR 2015, who pool segmentation maps so), and no
-    noise is put on anything."""
+class SimpleNet(PooledMap):
+    """SimpleNet (Liu et al., CVPR 2023) on the same trunk: its discriminator tells noisy features from clean ones."""
 
-    def add_heads(self) -> None:
-        self.segmentation = SegmentationHead(self.channels)
 
-    def heads(self, raw: Tensor, adapted: Tensor) -> tuple[Tensor, Tensor]:
-        low_map = self.segmentation(adapted)
-        return low_map, smooth_maximum(low_map[:, 0])
+class MilNet(PooledMap):
+    """A map from image labels alone, as multiple-instance learning: what is trained against the label is the map's
+    smooth maximum (after Pinheiro and Collobert, CVPR 2015, who pool segmentation maps so), and no noise is put on
+    anything."""
+
+    def pooled(self, low_map: Tensor) -> Tensor:
+        return smooth_maximum(low_map)
 
 
 class MemoryNet(MapScored):

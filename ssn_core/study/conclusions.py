@@ -1,7 +1,7 @@
 """What the results say, in words: each function returns the sentences that answer a notebook's question.
 
-A difference is called one where the 95 % interval of :mod:`ssn_core.study.differences` leaves zero out; else the
-question is open, and what was not run names its command.
+A difference is called one where the 95 % interval of :mod:`ssn_core.study.differences` leaves zero out and neither side
+was still rising (:mod:`ssn_core.study.trend`); else the question is open, and what was not run names its command.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from ssn_core.metrics import NOT_AVAILABLE
-from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.differences import Sample, difference, place
 from ssn_core.study.labels import BACKBONES, data_label, experiment_label, method_label
 from ssn_core.study.results import Group, Outcome, groups
+from ssn_core.study.trend import RISE
 
 
 def contrasts(pairs: Iterable[tuple[Sequence[Outcome], Sequence[Outcome], str]]) -> list[str]:
@@ -30,8 +30,7 @@ def contrasts(pairs: Iterable[tuple[Sequence[Outcome], Sequence[Outcome], str]])
             names = {data_label(side.config) for side in sides}
             if len(names) == 1:
                 sentences.append(f"{names.pop()}, {metric}: {_contrast(*sides, metric)}.")
-                for missing in ([o for o in side.outcomes if isinstance(o, NotRun)] for side in sides):
-                    commands |= {missing[0].command: len(missing)} if missing else {}
+                commands |= {side.absent[0].command: len(side.absent) for side in sides if side.absent}
     shown = [f"`{command}`" + (f" (and {n - 1} more)" if n > 1 else "") for command, n in commands.items()]
     return sentences + ([f"Not run: {', '.join(shown)}."] if shown else [])
 
@@ -48,8 +47,15 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
     if (found := difference(*samples, paired=True)) is None:
         return f"{shown}: open, one seed has no spread"
     interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    if rising := [name for name, side in zip(names, (left, right), strict=True) if _rises(side, metric)]:
+        return f"{shown}: open, {' and '.join(rising)} still rising when training ended; {interval}"
     word = {"more": "higher", "less": "lower"}.get(place(found, 0.0))
     return f"{shown}: {word} by {abs(found.value):.3f} ({interval})" if word else f"{shown}: open, {interval}"
+
+
+def _rises(group: Group, metric: str) -> bool:
+    """Whether the seeds' trainings ended while the metric rose, so that its last value decides nothing."""
+    return group.values.get(f"{metric} rise", {"mean": 0.0})["mean"] > RISE
 
 
 def _reported(left: Group, right: Group, metric: str) -> str:

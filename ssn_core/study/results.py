@@ -51,6 +51,11 @@ class Group:
         return sorted(finished(self.outcomes), key=lambda run: run.config.seed)
 
     @property
+    def absent(self) -> list[NotRun]:
+        """Those that were not."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, NotRun)]
+
+    @property
     def key(self) -> dict[str, str]:
         """What names the group; ``setting`` says in words what else than data and backbone departs from the preset."""
         return {name: getattr(self.config, name) for name in _KEY[:-1]} | {"setting": _setting(self.config)}

@@ -18,7 +18,6 @@ import pandas as pd
 from ssn_core.files import write_atomic
 from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, results
 from ssn_core.study.labels import BACKBONES, data_name, experiment_label, metric_label
@@ -120,9 +119,9 @@ def missing(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """What was not run: method, data, seeds, and the command of the first."""
     rows = []
     for group in results.groups(outcomes):
-        if absent := [o for o in group.outcomes if isinstance(o, NotRun)]:
-            seeds = " ".join(str(o.config.seed) for o in absent)
-            rows.append([*_names(group.config), seeds, absent[0].command])
+        if group.absent:
+            seeds = " ".join(str(o.config.seed) for o in group.absent)
+            rows.append([*_names(group.config), seeds, group.absent[0].command])
     return pd.DataFrame(rows, columns=["method", "data", "seeds", "command"])
 
 
