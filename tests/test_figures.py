@@ -208,6 +208,12 @@ def test_histories_draw_every_run(sweep: list[RunResult], draw, language: str) -
     assert not re.search(r"\bnan\b", texts(figure), re.IGNORECASE)
 
 
+@pytest.mark.parametrize("draw", [histories.beta_histories, histories.beta_band])
+def test_the_courses_log_is_shown_for_bounds_that_were_not_run(draw) -> None:
+    absent = [not_run(config_of("learned_noise_v2", beta=beta)) for beta in (0.5, 0.1)]
+    assert sum(len(line.get_xdata()) > 0 for ax in draw(absent).axes for line in ax.lines) >= len(absent)
+
+
 def test_selection_marks_the_bound_that_validation_chooses(sweep: list[RunResult]) -> None:
     figure = histories.beta_selection(sweep)
     ring = next(line for line in figure.axes[0].lines if line.get_label() == "chosen by validation")

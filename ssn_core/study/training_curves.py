@@ -115,11 +115,12 @@ def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
 
 
 @bilingual
-def beta_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
-    """I-AUROC at every evaluation, one colour per bound, one line per seed; the course report's log beside."""
+def beta_histories(outcomes: Sequence[Outcome], language: str = "en") -> Figure:
+    """I-AUROC at every evaluation, one colour per bound, one line per seed; the course report's log beside, also of
+    bounds that were not run here."""
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
-    shades = _shades(runs)
-    for run in runs:
+    shades = _shades(outcomes)
+    for run in tables.finished(outcomes):
         measured = run.history.dropna(subset=["I-AUROC"])
         axes[0].plot(measured["epoch"], measured["I-AUROC"], color=shades[run.config.beta], marker=".", ms=3)
     for beta, shade in shades.items():
@@ -136,15 +137,15 @@ def beta_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
 
 
 @bilingual
-def beta_band(runs: Sequence[RunResult], language: str = "en") -> Figure:
+def beta_band(outcomes: Sequence[Outcome], language: str = "en") -> Figure:
     """What one final value is worth: range of the last ten evaluations (bar), their mean (tick) and the final value
-    (dot), for every bound and seed, and for the course report's log (grey)."""
+    (dot), for every bound and seed that was run, and for the course report's log (grey)."""
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.0), sharey=True)
-    shades = _shades(runs)
+    shades = _shades(outcomes)
     for ax, metric in zip(axes, tables.SELECTED_BY, strict=True):
         for i, (beta, shade) in enumerate(shades.items()):
-            mine = tables.select(runs, beta=beta)
-            places = i + np.linspace(-0.3, 0.15, len(mine)) if len(mine) > 1 else [i - 0.1]
+            mine = tables.finished(tables.select(outcomes, beta=beta))
+            places = i + np.linspace(-0.3, 0.15, len(mine)) if len(mine) > 1 else [i - 0.1][: len(mine)]
             for place, run in zip(places, mine, strict=True):
                 _band(ax, place, run.history[metric].dropna(), shade)
             _band(ax, i + 0.33, _course_sweep(beta)[metric], "#9A9A9A")
@@ -194,9 +195,9 @@ def beta_selection(runs: Sequence[RunResult], language: str = "en") -> Figure:
     return figure
 
 
-def _shades(runs: Sequence[RunResult]) -> dict[float, str]:
+def _shades(outcomes: Sequence[Outcome]) -> dict[float, str]:
     """The bounds, the widest first, and a colour for each."""
-    return dict(zip(sorted({run.config.beta for run in runs}, reverse=True), itertools.cycle(_SHADES)))
+    return dict(zip(sorted({outcome.config.beta for outcome in outcomes}, reverse=True), itertools.cycle(_SHADES)))
 
 
 def _course_sweep(beta: float) -> pd.DataFrame:
