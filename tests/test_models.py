@@ -22,10 +22,9 @@ from ssn_core.models.detectors import (
     SimpleNet,
     SuperSimpleNet,
     build_model,
-    make_adaptor,
     resize_map,
-    smooth_maximum,
 )
+from ssn_core.models.heads import make_adaptor, smooth_maximum
 from ssn_core.models.names import ADAPTORS
 from ssn_core.models.trunk import to_tensor
 from ssn_core.models.upscale import upscale
