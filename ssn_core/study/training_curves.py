@@ -151,11 +151,12 @@ def beta_band(outcomes: Sequence[Outcome], language: str = "en") -> Figure:
             _band(ax, i + 0.33, _course_sweep(beta)[metric], "#9A9A9A")
         ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
         ax.set_xticks(range(len(shades)), [f"{beta:g}" for beta in shades])
-        ax.set(title=metric, xlabel="β", ylim=(0, 1.03))
+        ax.set(title=metric, xlabel="β", xlim=(-0.5, len(shades) - 0.5), ylim=(0, 1.03))
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel(pick(language, "last ten evaluations (test)", "ultime dieci valutazioni (test)"))
     ours, course = pick(language, "ours, per seed", "nostri, per seme"), pick(language, "course report", "relazione")
-    for label, colour in ((ours, next(iter(shades.values()))), (course, "#9A9A9A")):
+    shown = [(ours, next(iter(shades.values())))] if tables.finished(outcomes) else []
+    for label, colour in (*shown, (course, "#9A9A9A")):
         axes[0].plot([], [], color=colour, lw=3, alpha=0.5, label=label)
     axes[0].plot([], [], "o", color=PUBLISHED, label=pick(language, "final value", "valore finale"))
     legend_below(figure, axes[0])
