@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet, SuperSimpleNet
 from ssn_core.models.names import ADAPTORS
-from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.config import PRESETS, RunConfig, preset
 
 #: every method with every adaptor and every reading of the classification head, random weights
 VARIANTS: dict[str, Callable[..., Detector]] = {}
@@ -69,7 +69,7 @@ def calibrate(model: Detector, images: Tensor, steps: int = 4) -> Detector:
 
 def tiny_config(name: str = "scenario_a", **changes: Any) -> RunConfig:
     """A run of seconds on the tiny synthetic sets: the backbone that needs no download, 64 x 64 images."""
-    weak = name in ("weak_gap_cam", "weak_gap_cam_as_published", "weak_mil", "supervised", "unsupervised")
+    weak = PRESETS[name].get("dataset") == "ksdd2"
     fields: dict[str, Any] = {
         "dataset": "synthetic",
         "category": "plates" if weak else "ring",

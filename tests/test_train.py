@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def sample(i: int, label: int = 0, mask: Path | None = None) -> Sample:
 
 
 def make_trainer(config: RunConfig, defects: bool = False) -> Trainer:
-    """On random features of a tiny feature size; supervised runs get two defective images."""
+    """On random features of a tiny feature size; supervised runs get two defective images, the first of them with a
+    mask when ``config.masks`` is 1."""
     torch.manual_seed(config.seed)
     some = DEFECTIVE if config.supervision != "unsupervised" else 0
     entries = [(sample(i, int(i >= NORMAL)), 0) for i in range(NORMAL + some)]
@@ -49,7 +51,9 @@ def make_trainer(config: RunConfig, defects: bool = False) -> Trainer:
     if defects:
         masks = torch.zeros(len(entries), *(2 * s for s in SIZE2), dtype=torch.bool)
         masks[NORMAL:, 2:6, 3:9] = True
-        real = RealDefects(masks, torch.where(masks, 2.5, 1.0))
+        known = torch.arange(len(entries)) < NORMAL + (config.masks or some)
+        masks &= known[:, None, None]
+        real = RealDefects(masks, torch.where(masks, 2.5, 1.0), known)
     training = TrainingSet(entries, NORMAL, [])
     return Trainer(config, model, Features(*layers), training, real, torch.device("cpu"))
 
@@ -448,6 +452,16 @@ def test_full_supervision_targets_real_and_synthetic_regions_with_weights() -> N
     assert (targets["weights"][0] == 1).all()
 
 
+def test_mixed_supervision_teaches_the_map_where_it_is_known() -> None:
+    """The defective image without a mask has its label alone, in both copies."""
+    trainer = make_trainer(tiny_config("mixed", image_size=(64, 64), masks=1), defects=True)
+    synthetic = torch.zeros(6, *trainer.forward.size, dtype=torch.bool)
+    targets = trainer._targets(torch.tensor([0, NORMAL, NORMAL + 1]), synthetic)
+    assert targets["known"].flatten().tolist() == [True, True, False] * 2
+    assert targets["image"].tolist() == [False, True, True] * 2
+    assert [bool(mask.any()) for mask in targets["map"]] == [False, True, False] * 2
+
+
 def test_synthetic_noise_stays_off_real_defects_where_asked() -> None:
     inside = {}
     for region in ("outside_defects", "anywhere"):
@@ -536,7 +550,33 @@ def test_runs_that_read_training_masks_say_so_when_there_are_none(name: str) -> 
     with pytest.raises(InputError) as caught:
         TrainingSet.of(tiny_config(name), dataset(9, 2))
     text = str(caught.value)
-    assert "reads training masks" in text and "train/100.png" in text and "supervision='weak'" in text
+    assert "reads 2 training masks" in text and "train/100.png" in text and "supervision='weak'" in text
+
+
+def test_mixed_supervision_reads_the_masks_it_was_given_and_no_other(tmp_path: Path) -> None:
+    """More masks contain the fewer, another seed chooses others, and images without a mask are never counted on."""
+    masked = [sample(100 + i, 1, tmp_path / f"{i}.png") for i in range(5)]
+    data = replace(dataset(20, 2), train=(*dataset(20, 2).train, *masked))
+
+    def outlined(masks: int, seed: int = 0) -> set[str]:
+        training = TrainingSet.of(tiny_config("mixed", masks=masks, seed=seed, flips=2), data)
+        assert len(training.entries) == 20 + 2 * 7 and len(training.outlined) == masks
+        return {s.name for s in training.outlined}
+
+    assert outlined(2) < outlined(4) < outlined(5) == {s.name for s in masked}
+    assert outlined(2, seed=1) != outlined(2)
+    with pytest.raises(InputError, match="reads 6 training masks, and plates has 5 for its 7 .* set masks to what"):
+        outlined(6)
+
+
+def test_masks_that_were_not_read_are_not_looked_for(tmp_path: Path) -> None:
+    """The others' files may be broken; their maps are unknown and empty."""
+    Image.fromarray(np.full((64, 32), 255, np.uint8)).save(tmp_path / "mask.png")
+    read, unread = sample(1, 1, tmp_path / "mask.png"), sample(2, 1, tmp_path / "absent.png")
+    training = TrainingSet([(sample(0), 0), (read, 0), (read, 1), (unread, 0)], 1, [], [read])
+    real = real_defects(training, (64, 32), (16, 8))
+    assert real.known.tolist() == [True, True, True, False]
+    assert [int(mask.sum()) for mask in real.masks] == [0, 128, 128, 0]
 
 
 # --- real defects
@@ -576,7 +616,7 @@ def test_real_defects_are_dilated_flipped_and_sampled_as_published(tmp_path: Pat
     pixels[40:60, 18:40] = 255  # 7 x 7 dilation makes it 26 rows of 28 pixels
     Image.fromarray(pixels).save(tmp_path / "mask.png")
     defect = sample(1, 1, tmp_path / "mask.png")
-    training = TrainingSet([(sample(0), 0), *((defect, flip) for flip in range(4))], 1, [])
+    training = TrainingSet([(sample(0), 0), *((defect, flip) for flip in range(4))], 1, [], [defect])
     real = real_defects(training, (64, 32), (16, 8))
     assert real.masks.shape == real.weights.shape == (5, 16, 8)
     assert not real.masks[0].any() and (real.weights[0] == 1).all()

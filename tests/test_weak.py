@@ -120,7 +120,7 @@ def test_supersimplenet_from_image_labels_alone(
 ) -> None:
     """Defective images teach the score, synthetic regions on normal images the map."""
     guard(monkeypatch, is_training_mask)
-    config = tiny_config("weak_gap_cam", experiment="weak", method="supersimplenet", batch_size=2)
+    config = tiny_config("weak", batch_size=2)
     result = run(config, tmp_path / "store", without_masks, log=quiet)
     assert_complete(result)
     assert (result.history.loss_map > 0).all()
@@ -129,6 +129,17 @@ def test_supersimplenet_from_image_labels_alone(
 @pytest.mark.parametrize("name", ["weak_gap_cam_as_published", "supervised"])
 def test_rules_that_read_masks_run_with_them(name: str, plates: Path, tmp_path: Path) -> None:
     assert_complete(run(tiny_config(name), tmp_path / "store", plates, log=quiet))
+
+
+def test_with_every_mask_mixed_supervision_is_full_supervision(plates: Path, tmp_path: Path) -> None:
+    """Byte for byte with all three; with one it learns something else."""
+    full = run(tiny_config("supervised"), tmp_path / "store", plates, log=quiet)
+    written = {}
+    for masks in (1, 3):
+        mixed = run(tiny_config("mixed", masks=masks), tmp_path / "store", plates, log=quiet)
+        assert_complete(mixed)
+        written[masks] = (mixed.path / "model.safetensors").read_bytes()
+    assert written[3] == (full.path / "model.safetensors").read_bytes() != written[1]
 
 
 @pytest.mark.parametrize("name", ["weak_gap_cam_as_published", "supervised"])

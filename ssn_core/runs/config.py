@@ -60,6 +60,7 @@ class RunConfig(BaseModel):
     beta: Positive | None = None  # bound of the learned noise, learned_v2 only
     noise_rule: Literal["adversarial", "as_published"] = "adversarial"  # who gets which gradient (erratum 1)
     supervision: Literal["unsupervised", "weak", "full"] = "unsupervised"
+    masks: Annotated[int, Field(ge=1)] | None = None  # how many are read, the others give their label; None: all
     pixel_values: Literal["logits", "sigmoid"] = "logits"  # what the pixel metrics rank (erratum 12)
     image_size: Size = (256, 256)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -151,6 +152,10 @@ class RunConfig(BaseModel):
             "rotations=True needs square images and supervision='unsupervised'",
         )
         yield (
+            self.masks is not None and self.supervision != "full",
+            f"masks={self.masks!r} belongs to supervision='full'; from image labels alone it is 'weak'",
+        )
+        yield (
             self.noise_region == "outside_defects" and self.supervision == "unsupervised",
             "noise_region='outside_defects' needs training masks; an unsupervised run has no defects to avoid",
         )
@@ -219,6 +224,7 @@ _KSDD: dict[str, Any] = {
     "perlin_threshold": 0.6,
 }
 _WEAK: dict[str, Any] = {**_KSDD, "method": "gap_cam", "supervision": "weak", "cls_features": "adapted"}
+_FULL: dict[str, Any] = {**_KSDD, "supervision": "full", "noise_region": "outside_defects"}
 _MEMORY: dict[str, Any] = {**_A, "method": "memory", "memory_size": 4096, "epochs": 1}
 _V2: dict[str, Any] = {**_A, "noise": "learned_v2", "beta": 0.1}
 
@@ -243,7 +249,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "weak_gap_cam": _WEAK,
     "weak_gap_cam_as_published": {**_WEAK, "noise_region": "outside_defects", "pixel_values": "sigmoid"},
     "weak_mil": {**_WEAK, "method": "mil"},
-    "supervised": {**_KSDD, "supervision": "full", "noise_region": "outside_defects"},
+    "weak": {**_KSDD, "supervision": "weak"},  # SuperSimpleNet from labels: its map learns from synthetic noise
+    "mixed": {**_FULL, "masks": 16},
+    "supervised": _FULL,
     "unsupervised": {**_KSDD, "perlin_threshold": 0.2},
     "simplenet": {"method": "simplenet"},
     "memory": _MEMORY,

@@ -57,7 +57,7 @@ class Trainer:
     ) -> None:
         self.config, self.model, self.features, self.device = config, model.train(), features, device
         self.training, self.labels = training, training.labels.to(device)
-        self.defects = None if defects is None else RealDefects(defects.masks.to(device), defects.weights.to(device))
+        self.defects = None if defects is None else defects.to(device)
         self.forward = FastForward(model, *features.sizes)
         self.seen, self.step, self.epochs_done = torch.zeros(training.normal), 0, 0
         self.batch = 0  # of the epoch under way
@@ -173,6 +173,8 @@ class Trainer:
             assert self.defects is not None
             maps = synthetic | self.defects.masks[index].repeat(2, 1, 1)
             weights = self.defects.weights[index].repeat(2, 1, 1)
+            if self.config.masks is not None:
+                known = self.defects.known[index].repeat(2)[:, None, None]
         elif self.config.supervision == "weak":
             known = ~defective[:, None, None]
         return {"map": maps, "weights": weights, "image": synthetic.flatten(1).any(1) | defective, "known": known}
