@@ -35,6 +35,7 @@ TRAINERS: dict[str, Callable[[], Trainer]] = {
     "simplenet": lambda: make_trainer(tiny_config("simplenet")),
     "gap_cam": lambda: make_trainer(tiny_config("weak_gap_cam", image_size=(64, 64))),
     "supervised": lambda: make_trainer(tiny_config("supervised", image_size=(64, 64)), defects=True),
+    "mixed": lambda: make_trainer(tiny_config("mixed", image_size=(64, 64), masks=1), defects=True),
     "learned_v2": learned,
     "learned_v1_as_published": lambda: published("learned_v1"),
     "learned_v2_as_published": lambda: published("learned_v2"),
@@ -161,7 +162,7 @@ def test_no_step_needs_a_value_on_the_host(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Features, "standard_deviation", lambda self: 1.0)
     host = TRAINERS[name]()
     features = Features(host.features.layer2.to(META), host.features.layer3.to(META))
-    trainer = Trainer(host.config, host.model.to(META), features, host.training, host.defects, META)
+    trainer = type(host)(host.config, host.model.to(META), features, host.training, host.defects, META)
     index = torch.zeros(4, dtype=torch.long, device=META)
     with NoTransfers():
         for _ in range(STEPS):
@@ -228,7 +229,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 def on_cuda(name: str) -> Trainer:
     host, device = TRAINERS[name](), torch.device("cuda")
     features = host.features.near(device)
-    return Trainer(host.config, host.model.to(device), features, host.training, host.defects, device)
+    return type(host)(host.config, host.model.to(device), features, host.training, host.defects, device)
 
 
 @cuda

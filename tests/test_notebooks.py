@@ -332,5 +332,5 @@ def test_simplenet_sees_what_the_unsupervised_run_sees() -> None:
 
 def test_kolektorsdd2_rows_stand_beside_the_stand_in_only() -> None:
     peers = profiles.ksdd2_peers(load_profile("cpu"))
-    assert {peer.config.dataset for peer in peers} == {"ksdd2"} and len(peers) == 5
+    assert {peer.config.dataset for peer in peers} == {"ksdd2"} and len(peers) == 6
     assert profiles.ksdd2_peers(load_profile("full")) == []

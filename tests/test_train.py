@@ -23,6 +23,8 @@ from ssn_core.models.upscale import upscale
 from ssn_core.runs import trainer as train
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import FLIPS, Features
+from ssn_core.runs.learned_noise import GENERATOR_EVERY, LearnedNoiseTrainer
+from ssn_core.runs.runner import trainer_of
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer
 from ssn_core.runs.training_set import RealDefects, TrainingSet, real_defects, region_weights
 
@@ -55,7 +57,7 @@ def make_trainer(config: RunConfig, defects: bool = False) -> Trainer:
         masks &= known[:, None, None]
         real = RealDefects(masks, torch.where(masks, 2.5, 1.0), known)
     training = TrainingSet(entries, NORMAL, [])
-    return Trainer(config, model, Features(*layers), training, real, torch.device("cpu"))
+    return trainer_of(config)(config, model, Features(*layers), training, real, torch.device("cpu"))
 
 
 def learned(**changes: Any) -> Trainer:
@@ -134,7 +136,7 @@ def plain_losses(trainer: Trainer, index: Tensor, generator: torch.Generator) ->
 def test_adversarial_generator_gradient_is_that_of_its_loss(noise: str) -> None:
     """v1: -L. v2: -L + 10 mean(eps^2). Computed by the plain form from equal weights and equal draws."""
     trainer = learned(noise=noise, beta=0.3 if noise == "learned_v2" else None)
-    wait = train.GENERATOR_EVERY["adversarial"][noise] - 1
+    wait = GENERATOR_EVERY["adversarial"][noise] - 1
     steps(trainer, wait)
     index = torch.arange(4)
     loss, eps, twin = plain_losses(trainer, index, rng(7))
@@ -374,7 +376,7 @@ def test_learned_noise_is_bounded_in_the_features_unit() -> None:
     small, large = (learned(noise_unit="feature_std") for _ in range(2))
     factor = 5.0
     scaled = Features(*(factor * layer for layer in (large.features.layer2, large.features.layer3)))
-    large = Trainer(large.config, large.model, scaled, large.training, None, large.device)
+    large = LearnedNoiseTrainer(large.config, large.model, scaled, large.training, None, large.device)
     assert large.generator.beta == pytest.approx(factor * small.generator.beta, rel=1e-4)
     assert small.generator.beta == pytest.approx(0.3 * small.feature_std)
     noise, loss = torch.randn(5, 3, generator=rng()), torch.tensor(0.0)

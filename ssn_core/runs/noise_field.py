@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ssn_core.models.noise import perlin_masks
 from ssn_core.models.upscale import upscale
-from ssn_core.runs.trainer import Trainer
+from ssn_core.runs.learned_noise import LearnedNoiseTrainer
 
 KINDS = ("gaussian", "learned")
 _SEED = 7
 
 
 @torch.no_grad()
-def noise_field(trainer: Trainer) -> dict[str, np.ndarray]:
+def noise_field(trainer: LearnedNoiseTrainer) -> dict[str, np.ndarray]:
     """``image`` name of the first training image; per position (h, w) ``features``, the root mean square of its adapted
     features over the channels, and ``mask``; per kind of :data:`KINDS` and position (2, h, w) ``rms`` of the masked
     noise over the channels and its first ``channel``. Both kinds have the same RMS inside the mask."""

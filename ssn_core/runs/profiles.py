@@ -165,7 +165,7 @@ def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:
     if any(config.dataset == "ksdd2" for config in profile.configs("weak_gap_cam")):
         return []
     full = load_profile("full")
-    names = ("weak_gap_cam", "weak_gap_cam_as_published", "supervised", "unsupervised")
+    names = ("weak_gap_cam", "weak_gap_cam_as_published", "weak", "supervised", "unsupervised")
     configs = [full.configs(name)[0] for name in names]
     configs.append(simplenet_like(configs[-1]))
     return [find_run(c, profile.store) or NotRun(c, "belongs to the profile full") for c in configs]

@@ -22,11 +22,13 @@ from ssn_core.errors import InputError, Stopped
 from ssn_core.fast.inference import fold
 from ssn_core.files import reserve, write_atomic, write_csv, write_json, writing
 from ssn_core.models.detectors import build_model
+from ssn_core.models.names import FIXED_NOISES
 from ssn_core.models.weights import digest, read_tensors
 from ssn_core.runs import evaluation as evaluate
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
 from ssn_core.runs.held_out import altered_copies
+from ssn_core.runs.learned_noise import LearnedNoiseTrainer
 from ssn_core.runs.memory_trainer import MemoryTrainer
 from ssn_core.runs.noise_field import noise_field
 from ssn_core.runs.progress import progress
@@ -77,8 +79,7 @@ class Runner:
             if config.needs_training_masks:
                 size = tuple(self.model.upscaling * side for side in train.sizes[0])
                 defects = real_defects(training, config.image_size, size)
-            trainer = MemoryTrainer if config.method == "memory" else Trainer
-            self.trainer = trainer(config, self.model, train, training, defects, device)
+            self.trainer = trainer_of(config)(config, self.model, train, training, defects, device)
         self.test = self._extract([(s, 0) for s in dataset.test], "test")
         self.truth = evaluate.Truth.of(dataset.test, config.image_size)
         self.validation = altered_copies(training.held_out, config, self.model.trunk, device)
@@ -288,6 +289,13 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
     """What libraries made in memory: their own writers each have another error for a full disk."""
     write_atomic(path, lambda part: part.write_bytes(content) and None, previous)
+
+
+def trainer_of(config: RunConfig) -> type[Trainer] | type[MemoryTrainer]:
+    """What trains a configuration."""
+    if config.method == "memory":
+        return MemoryTrainer
+    return Trainer if config.noise in FIXED_NOISES else LearnedNoiseTrainer
 
 
 def git_revision() -> str | None:

@@ -37,8 +37,10 @@ measurement_label = functools.partial(_text, "measurements")  # of the benchmark
 
 
 def method_label(config: RunConfig, language: str = "en") -> str:
-    """The method's name to print; learned noise v2 carries its bound."""
+    """The method's name to print; learned noise v2 carries its bound, mixed supervision its masks."""
     name = experiment_label(config.experiment, language)
+    if config.masks is not None:
+        return f"{name}, {config.masks} {pick(language, 'masks', 'maschere')}"
     return f"{name}, β = {config.beta:g}" if config.experiment == "learned_noise_v2" else name
 
 
