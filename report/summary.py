@@ -20,7 +20,8 @@ from ssn_core.bench import counters
 from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
 from ssn_core.errors import InputError
-from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import (
     NotRun,
     Profile,

@@ -188,7 +188,7 @@ def run_preset(
 
     Example: ssn run scenario_a category=screw epochs=40
     """
-    from ssn_core.runs.config import preset as configured
+    from ssn_core.runs.presets import preset as configured
 
     config = configured(preset, **parse_fields(fields))
     from ssn_core.runs.store import run

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet, SuperSimpleNet
 from ssn_core.models.names import ADAPTORS
-from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import PRESETS, preset
 
 #: every method with every adaptor and every reading of the classification head, random weights
 VARIANTS: dict[str, Callable[..., Detector]] = {}

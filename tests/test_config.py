@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ssn_core.errors import InputError
-from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import PRESETS, preset
 
 
 def refused(**fields: Any) -> str:

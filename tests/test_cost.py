@@ -11,7 +11,8 @@ import pytest
 from ssn_core.__main__ import main
 from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
-from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import PRESETS, preset
 from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import FORMAT, load_run
 from ssn_core.study.cost import budget, cost, lines

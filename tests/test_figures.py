@@ -14,8 +14,8 @@ from PIL import Image
 from ssn_core import InputError, NotRun, RunConfig, RunResult, load_run, metrics, preset, run_command
 from ssn_core.data.datasets import Dataset, Sample
 from ssn_core.files import write_csv, write_json
-from ssn_core.runs.config import PRESETS
 from ssn_core.runs.evaluation import Outputs, Truth, curve_arrays, measure, score_rows, thresholds
+from ssn_core.runs.presets import PRESETS
 from ssn_core.runs.result import FORMAT, SCORES, pixel_threshold
 from ssn_core.runs.runner import HISTORY, VALIDATION
 from ssn_core.study import gating, labels, noise_view, panels, reference, style, tables

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssn_core.data.find import DATASETS
-from ssn_core.runs.config import PRESETS
+from ssn_core.runs.presets import PRESETS
 from ssn_core.study.labels import LABELS, LANGUAGES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ from ssn_core.models.heads import make_adaptor, smooth_maximum
 from ssn_core.models.names import ADAPTORS
 from ssn_core.models.trunk import to_tensor
 from ssn_core.models.upscale import upscale
-from ssn_core.runs.config import PRESETS, preset
+from ssn_core.runs.presets import PRESETS, preset
 
 SIZE = (64, 40)
 

@@ -13,7 +13,8 @@ from support import tiny_config
 from ssn_core.errors import InputError
 from ssn_core.models import weights
 from ssn_core.runs import profiles
-from ssn_core.runs.config import PRESETS, RunConfig
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import PRESETS
 from ssn_core.runs.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
 from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run

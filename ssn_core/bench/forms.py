@@ -23,8 +23,8 @@ from ssn_core.metrics import METRICS, aupro, evaluate
 from ssn_core.models.detectors import build_model
 from ssn_core.models.losses import focal, map_loss
 from ssn_core.models.noise import perlin_masks
-from ssn_core.runs.config import preset
 from ssn_core.runs.features import Features
+from ssn_core.runs.presets import preset
 from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from ssn_core.errors import InputError
-from ssn_core.runs.config import preset
+from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import Profile
 
 Model = tuple[str, str]  # experiment, backbone

@@ -18,7 +18,8 @@ from ssn_core.errors import InputError
 from ssn_core.fast.inference import FoldedDetector, fold
 from ssn_core.inspection.prediction import inspect
 from ssn_core.inspection.threshold import Decisions, Threshold, decide
-from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import project_root
 from ssn_core.runs.result import RunResult, load_run, locate_run
 from ssn_core.runs.store import load_model, run, usable_device

@@ -18,8 +18,9 @@ from ssn_core.errors import InputError
 from ssn_core.files import read_json, write_json
 from ssn_core.models.detectors import build_model
 from ssn_core.models.weights import weights_path
-from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import extract
+from ssn_core.runs.presets import preset
 from ssn_core.runs.result import Log, RunResult
 from ssn_core.runs.store import run, usable_device
 from ssn_core.runs.trainer import Trainer

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssn_core.errors import InputError
-from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.config import RunConfig
 from ssn_core.runs.guard import interrupted_by
+from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import (
     NotRun,
     Profile,

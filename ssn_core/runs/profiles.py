@@ -14,7 +14,8 @@ from ssn_core.data.datasets import open_dataset
 from ssn_core.data.find import find_root
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
-from ssn_core.runs.config import RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import preset
 from ssn_core.runs.result import Log, RunResult, find_run
 
 _KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}

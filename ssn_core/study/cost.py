@@ -12,7 +12,8 @@ import pandas as pd
 
 from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
-from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import PRESETS, preset
 from ssn_core.runs.result import load_run
 from ssn_core.study import results
 from ssn_core.study.labels import data_name, experiment_label

@@ -17,7 +17,8 @@ import pandas as pd
 
 from ssn_core.errors import InputError
 from ssn_core.metrics import METRICS
-from ssn_core.runs.config import PRESETS, RunConfig, preset
+from ssn_core.runs.config import RunConfig
+from ssn_core.runs.presets import PRESETS, preset
 from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference

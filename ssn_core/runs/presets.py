@@ -1,0 +1,64 @@
+"""The experiments by name, each as what it changes against the baseline, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssn_core.errors import InputError
+from ssn_core.runs.config import RunConfig
+
+_A: dict[str, Any] = {"backbone": "resnet18"}
+_B: dict[str, Any] = {**_A, "adaptor": "conv3x3_bn_relu"}
+_C: dict[str, Any] = {**_A, "noise_std": 0.25, "noise_unit": "feature_std"}
+_KSDD: dict[str, Any] = {
+    "dataset": "ksdd2",
+    "category": "ksdd2",
+    "image_size": (640, 232),
+    "batch_size": 8,
+    "perlin_threshold": 0.6,
+}
+_WEAK: dict[str, Any] = {**_KSDD, "method": "gap_cam", "supervision": "weak", "cls_features": "adapted"}
+_FULL: dict[str, Any] = {**_KSDD, "supervision": "full", "noise_region": "outside_defects"}
+_MEMORY: dict[str, Any] = {**_A, "method": "memory", "memory_size": 4096, "epochs": 1}
+_V2: dict[str, Any] = {**_A, "noise": "learned_v2", "beta": 0.1}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "scenario_a": _A,
+    "scenario_b": _B,
+    "scenario_b_conv3x3": {**_A, "adaptor": "conv3x3"},
+    "scenario_b_bn": {**_A, "adaptor": "bn"},
+    "scenario_b_relu": {**_A, "adaptor": "relu"},
+    # 7 % of the standard deviation is what 0.015 is to ResNet18's own features (erratum 3)
+    "scenario_b_rescaled": {**_B, "noise_std": 0.07, "noise_unit": "adapted_std"},
+    # a quarter of the features' standard deviation, where 0.015 is 7 % of it (erratum 3)
+    "scenario_c": _C,
+    "scenario_c_scales": {**_C, "noise_std": 0.1, "noise_std_high": 1.0},  # a different loudness for every image
+    "learned_noise_v1": {**_A, "noise": "learned_v1"},
+    "learned_noise_v1_as_published": {**_A, "noise": "learned_v1", "noise_rule": "as_published"},
+    "learned_noise_v2": _V2,
+    "learned_noise_v2_as_published": {**_V2, "noise_rule": "as_published"},
+    "noise_control": _A,  # fixed Gaussian noise; noise_std is set to the RMS that learned noise reached
+    "weak_gap_cam": _WEAK,
+    "weak_gap_cam_as_published": {**_WEAK, "noise_region": "outside_defects", "pixel_values": "sigmoid"},
+    "weak_mil": {**_WEAK, "method": "mil"},
+    "weak": {**_KSDD, "supervision": "weak"},  # SuperSimpleNet from labels: its map learns from synthetic noise
+    "mixed": {**_FULL, "masks": 16},
+    "supervised": _FULL,
+    "unsupervised": {**_KSDD, "perlin_threshold": 0.2},
+    "simplenet": {"method": "simplenet"},
+    "memory": _MEMORY,
+    "memory_random": {**_MEMORY, "memory_choice": "random"},
+    "memory_rotated": {**_MEMORY, "rotations": True},
+}
+
+
+def preset(name: str, **changes: Any) -> RunConfig:
+    """The configuration of an experiment, with ``changes`` on top.
+
+    Example: ``preset("scenario_a", category="screw", epochs=40, seed=0)``. An unknown preset or field is an
+    :class:`InputError` that lists the known ones.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return RunConfig(**{"experiment": name, **PRESETS[name], **changes})
