@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "weak_gap_cam_as_published": {**_WEAK, "noise_region": "outside_defects", "pixel_values": "sigmoid"},
     "weak_mil": {**_WEAK, "method": "mil"},
     "weak": {**_KSDD, "supervision": "weak"},  # SuperSimpleNet from labels: its map learns from synthetic noise
+    "weak_c": {**_KSDD, "supervision": "weak", "noise_std": 0.25, "noise_unit": "feature_std"},  # with C's noise
     "mixed": {**_FULL, "masks": 16},
     "supervised": _FULL,
     "unsupervised": {**_KSDD, "perlin_threshold": 0.2},
