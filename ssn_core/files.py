@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,6 +60,20 @@ def reserve(path: Path, size: int) -> None:
         else:  # macOS, Windows
             for start in range(0, size, _BLOCK):
                 file.write(bytes(min(_BLOCK, size - start)))
+
+
+def write_bytes(path: str | Path, content: bytes | memoryview, previous: Path | None = None) -> Path:
+    """Write atomically what a library made in memory: their own writers each have another error for a full disk."""
+    return write_atomic(path, lambda part: part.write_bytes(content) and None, previous)
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> Path:
+    """Write NumPy arrays, compressed, atomically."""
+    import numpy as np  # here, since much that writes no array imports this module
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return write_bytes(path, buffer.getbuffer())
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -21,7 +21,7 @@ from support import tiny_config
 from ssn_core import files
 from ssn_core.__main__ import main
 from ssn_core.errors import InputError, Stopped
-from ssn_core.runs import guard, runner
+from ssn_core.runs import checkpoint, guard, runner
 from ssn_core.runs.guard import LOCK, owned
 from ssn_core.runs.profiles import run_command
 from ssn_core.runs.store import run
@@ -207,7 +207,7 @@ def test_wherever_it_is_interrupted_a_whole_epoch_is_saved(
     places = {
         "epoch": (Trainer, "train_batch", 5),  # two batches an epoch
         "evaluation": (runner.evaluate, "measure", 2),
-        "checkpoint": (runner, "_write_bytes", 2),
+        "checkpoint": (checkpoint, "write_bytes", 2),
         "results": (runner, "write_csv", 1),
     }
     owner, name, at = places[where]

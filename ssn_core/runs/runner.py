@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
-import torchvision
 from safetensors.torch import save
 
-from ssn_core import __version__
 from ssn_core.data.datasets import Dataset
-from ssn_core.errors import InputError, Stopped
+from ssn_core.errors import Stopped
 from ssn_core.fast.inference import fold
-from ssn_core.files import reserve, write_atomic, write_csv, write_json, writing
+from ssn_core.files import write_bytes, write_csv, write_json, write_npz
 from ssn_core.models.detectors import build_model
 from ssn_core.models.names import FIXED_NOISES
-from ssn_core.models.weights import digest, read_tensors
+from ssn_core.models.weights import digest
 from ssn_core.runs import evaluation as evaluate
+from ssn_core.runs.checkpoint import Checkpoints, tidy
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
 from ssn_core.runs.held_out import altered_copies
@@ -32,17 +26,8 @@ from ssn_core.runs.learned_noise import LearnedNoiseTrainer
 from ssn_core.runs.memory_trainer import MemoryTrainer
 from ssn_core.runs.noise_field import noise_field
 from ssn_core.runs.progress import progress
-from ssn_core.runs.result import (
-    CHECKPOINT,
-    FORMAT,
-    MODEL,
-    NOISE,
-    PREVIOUS,
-    SCORES,
-    Log,
-    pixel_threshold,
-    read_run_file,
-)
+from ssn_core.runs.provenance import git_revision, versions
+from ssn_core.runs.result import FORMAT, MODEL, NOISE, SCORES, Log, pixel_threshold
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
 from ssn_core.runs.training_set import TrainingSet, real_defects
 
@@ -70,7 +55,8 @@ class Runner:
         self.history: list[dict[str, Any]] = []
         self.seconds, self.diverged, self.note = 0.0, False, ""
         self.clock, self.before = time.monotonic(), {"epochs_done": -1}  # state at the beginning of an epoch
-        saved = self._read_checkpoint()
+        self.checkpoints = Checkpoints(folder, config, self.fingerprint)
+        saved = self.checkpoints.read(device, self.log)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_model(**config.model_arguments()).to(device)
@@ -97,7 +83,7 @@ class Runner:
 
         Interrupted at any point, it saves the last whole epoch and raises :class:`Stopped`.
         """
-        self._probe()
+        self.checkpoints.probe(sum(v.numel() * v.element_size() for v in trained_state(self.model).values()))
         self.log(f"training on {self.device}, epoch {self.trainer.epochs_done} of {self.config.epochs}")
         try:
             self._train()
@@ -105,17 +91,6 @@ class Runner:
         except KeyboardInterrupt:
             self._stop()
         tidy(self.folder)
-
-    def _probe(self) -> None:
-        """Refuse before training what has no room for its checkpoints, this one, the one before and the next."""
-        size = sum(value.numel() * value.element_size() for value in trained_state(self.model).values())
-        there = sum((self.folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
-        part = self.folder / ".probe.part.bin"
-        with writing(self.folder):
-            try:
-                reserve(part, (3 - there) * 3 * size)  # weights, and AdamW's two moments of each
-            finally:
-                part.unlink(missing_ok=True)
 
     def _train(self) -> None:
         self.clock = time.monotonic()
@@ -195,12 +170,12 @@ class Runner:
         write_csv(folder / "history.csv", self.history, HISTORY + (VALIDATION if self.validation else []))
         marking = pixel_threshold(self.config, values)
         write_csv(folder / "scores.csv", evaluate.score_rows(samples, outputs, marking), SCORES)
-        _write_npz(folder / "curves.npz", evaluate.curve_arrays(outputs, self.truth))
-        _write_npz(folder / "examples.npz", evaluate.example_arrays(samples, outputs))
+        write_npz(folder / "curves.npz", evaluate.curve_arrays(outputs, self.truth))
+        write_npz(folder / "examples.npz", evaluate.example_arrays(samples, outputs))
         if self.trainer.generator is not None:
-            _write_npz(folder / NOISE, noise_field(self.trainer))
+            write_npz(folder / NOISE, noise_field(self.trainer))
         state = {name: value.contiguous().cpu() for name, value in trained_state(self.model).items()}
-        _write_bytes(folder / MODEL, save(state))
+        write_bytes(folder / MODEL, save(state))
         write_json(folder / "metrics.json", values)
         write_json(folder / "run.json", self._info())
 
@@ -212,13 +187,7 @@ class Runner:
             "config": self.config.as_dict(),
             "status": "diverged" if self.diverged else "finished",
             "note": self.note,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-                "numpy": np.__version__,
-                "ssn_core": __version__,
-            },
+            "versions": versions(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "feature_cache": str(self.trainer.features.layer2.dtype).removeprefix("torch."),
@@ -243,52 +212,9 @@ class Runner:
             },
         }
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint and the run that goes on from it have in common."""
-        return {"format": FORMAT, "config": self.config.as_dict(), "fingerprint": self.fingerprint}
-
     def _write_checkpoint(self) -> None:
         self._count_seconds()
-        state = {"history": self.history, "seconds": self.seconds, "trainer": self.trainer.state_dict()}
-        buffer = io.BytesIO()
-        torch.save(self._identity() | state, buffer)
-        _write_bytes(self.folder / CHECKPOINT, buffer.getbuffer(), self.folder / PREVIOUS)
-
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        """The last whole checkpoint; one that is damaged falls back to the one before."""
-        paths = [path for path in (self.folder / CHECKPOINT, self.folder / PREVIOUS) if path.is_file()]
-        for path in paths:
-            try:
-                state = read_run_file(path, lambda file: read_tensors(file, self.device))
-            except InputError as error:
-                if path == paths[-1]:
-                    raise
-                self.log(f"{str(error).partition(';')[0]}; going on from {paths[-1].name}")
-                continue
-            if wrong := [name for name, value in self._identity().items() if state.get(name) != value]:
-                raise InputError(
-                    f"{path} belongs to another {' and '.join(wrong)}; delete the folder to start this run anew"
-                )
-            return state
-        return None
-
-
-def tidy(folder: Path) -> None:
-    """Delete what a finished run needs no more, also when its process was killed before it could."""
-    with contextlib.suppress(OSError):  # a read-only store keeps it
-        for leftover in (folder / CHECKPOINT, folder / PREVIOUS, *folder.glob(".*.part.*")):
-            leftover.unlink(missing_ok=True)
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    _write_bytes(path, buffer.getbuffer())
-
-
-def _write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
-    """What libraries made in memory: their own writers each have another error for a full disk."""
-    write_atomic(path, lambda part: part.write_bytes(content) and None, previous)
+        self.checkpoints.write({"history": self.history, "seconds": self.seconds, "trainer": self.trainer.state_dict()})
 
 
 def trainer_of(config: RunConfig) -> type[Trainer] | type[MemoryTrainer]:
@@ -296,16 +222,3 @@ def trainer_of(config: RunConfig) -> type[Trainer] | type[MemoryTrainer]:
     if config.method == "memory":
         return MemoryTrainer
     return Trainer if config.noise in FIXED_NOISES else LearnedNoiseTrainer
-
-
-def git_revision() -> str | None:
-    """Revision of the checkout that holds this package, marked when it has changes; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None

@@ -15,10 +15,11 @@ from ssn_core.errors import InputError
 from ssn_core.models.detectors import Detector, build_model
 from ssn_core.models.weights import digest, weights_path
 from ssn_core.runs import STORE
+from ssn_core.runs.checkpoint import tidy
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.guard import interrupted_by, owned
 from ssn_core.runs.result import CHECKPOINT, MODEL, Log, RunResult, find_run, load_run, read_run_file
-from ssn_core.runs.runner import Runner, tidy
+from ssn_core.runs.runner import Runner
 from ssn_core.runs.trainer import trained_state
 from ssn_core.runs.training_set import TrainingSet
 
