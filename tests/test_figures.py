@@ -21,6 +21,7 @@ from ssn_core.runs.runner import HISTORY, VALIDATION
 from ssn_core.study import gating, labels, noise_view, panels, reference, style, tables
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories
+from ssn_core.study.mask_curve import mask_curve
 
 SIZE = (32, 32)
 KINDS = ("good",) * 6 + ("dent",) * 4 + ("scratch",) * 4
@@ -73,7 +74,7 @@ def fake_run(store: Path, config: RunConfig, quality: float = 2.0) -> RunResult:
     names = np.array([samples[i].name for i in shown])
     np.savez(folder / "examples.npz", images=names, maps=outputs.maps[shown].astype(np.float16))
     info = {"format": FORMAT, "config": config.as_dict(), "status": "finished", "note": "", "device": "cpu"}
-    counts = {"train_used": 20, "test": len(samples)}
+    counts = {"train_used": 20, "train_defective": 8, "test": len(samples)}
     noise = {"noise": {"unit": "absolute", "std": 0.015, "feature_std": 0.25}}
     write_json(
         folder / "run.json", info | {"steps": 120, "seed": config.seed, "wall_seconds": 3.0, "data": counts, **noise}
@@ -212,6 +213,24 @@ def test_histories_draw_every_run(sweep: list[RunResult], draw, language: str) -
 def test_the_courses_log_is_shown_for_bounds_that_were_not_run(draw) -> None:
     absent = [not_run(config_of("learned_noise_v2", beta=beta)) for beta in (0.5, 0.1)]
     assert sum(len(line.get_xdata()) > 0 for ax in draw(absent).axes for line in ax.lines) >= len(absent)
+
+
+@pytest.mark.parametrize("references", [True, False])
+def test_the_mask_curve_leads_from_labels_over_some_masks_to_all(tmp_path: Path, references: bool) -> None:
+    """Two of eight masks are a quarter; what sees labels alone stands at zero and is no part of the line."""
+    ladder = [config_of("weak"), config_of("mixed", masks=2), config_of("supervised"), config_of("weak_mil")]
+    runs = [fake_run(tmp_path, config.replace(seed=seed)) for config in ladder for seed in (0, 1)]
+    figure = mask_curve(runs, references)
+    lines = {line.get_label(): line for line in figure.axes[0].lines if not line.get_label().startswith("_")}
+    ours = lines[labels.data_label(runs[0].config)]
+    assert list(ours.get_xdata()) == [0, 25, 100]
+    means = [np.mean([r.metrics["AP-loc"] for r in runs[i : i + 2]]) for i in (0, 2, 4)]
+    assert list(ours.get_ydata()) == pytest.approx(means)
+    assert list(lines[labels.experiment_label("weak_mil")].get_xdata()) == [0, 0]
+    theirs = lines.get("KolektorSDD2, published")
+    assert (theirs is not None) == references
+    if references:
+        assert list(theirs.get_xdata())[-1] == 100 and theirs.get_ydata()[0] == pytest.approx(0.476404)
 
 
 def test_selection_marks_the_bound_that_validation_chooses(sweep: list[RunResult]) -> None:
