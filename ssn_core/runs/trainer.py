@@ -95,7 +95,7 @@ class Trainer:
 
     def _learned_values(self) -> list[Tensor]:
         """Everything that training changed."""
-        return [*trained_state(self.model).values()]
+        return list(trained_state(self.model).values())
 
     def _set_learning_rates(self) -> None:
         """x0.4 at 80 % and at 90 % of the epochs."""
