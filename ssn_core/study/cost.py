@@ -14,9 +14,9 @@ from ssn_core.data.datasets import EXPECTED
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import PRESETS, preset
-from ssn_core.runs.result import load_run
+from ssn_core.runs.result import RunResult, load_run
 from ssn_core.study import results
-from ssn_core.study.labels import data_name, experiment_label
+from ssn_core.study.labels import data_label, experiment_label
 
 
 def cost(store: str | Path, seeds: int = 5) -> pd.DataFrame:
@@ -26,17 +26,22 @@ def cost(store: str | Path, seeds: int = 5) -> pd.DataFrame:
     The seconds of a step are the median over the ``measured`` runs of the same method on that device, evaluations
     included, and proportional to images and pixels. Raises :class:`InputError` for a store without runs.
     """
-    speeds = _speeds(Path(store))
-    if not speeds:
+    by_device: dict[str, list[RunResult]] = {}
+    for run in (load_run(path.parent) for path in sorted(Path(store).glob("*/run.json"))):
+        if run.info["steps"]:  # filling a memory takes none
+            by_device.setdefault(_device(run), []).append(run)
+    if not by_device:
         raise InputError(f"{store} holds no finished run to measure a step from; `python -m ssn_core run` makes one")
     rows = []
-    for device in dict.fromkeys(device for device, _ in speeds):
-        for name, config in _trained().items():
-            images = list(_images(config).values())
-            measured = speeds.get((device, _kind(config)), [])
-            seconds = statistics.median(measured) * _load(config) if measured else math.nan
-            steps = seeds * sum(config.epochs * math.ceil(count / config.batch_size) for count in images)
-            rows.append([device, name, len(measured), seconds, seeds * len(images), steps, seconds * steps / 3600])
+    for device, runs in by_device.items():
+        for config in map(preset, PRESETS):
+            if config.method == "memory":
+                continue
+            measured = _alike(runs, config)
+            seconds = _seconds(measured, config)
+            steps = [_steps(config.replace(category=name)) for dataset, name in EXPECTED if dataset == config.dataset]
+            count, total = seeds * len(steps), seeds * sum(steps)
+            rows.append([device, config.experiment, len(measured), seconds, count, total, seconds * total / 3600])
     return pd.DataFrame(rows, columns=["device", "preset", "measured", "s/step", "runs", "steps", "hours"])
 
 
@@ -47,17 +52,14 @@ def budget(outcomes: Iterable[results.Outcome]) -> pd.DataFrame:
     The seconds are the median of those made, of the same kind (see :func:`cost`) where none is; NaN where nothing is.
     """
     groups = results.groups(outcomes)
-    made = [run for group in groups for run in results.finished(group.outcomes)]
+    made = [run for group in groups for run in group.runs]
     rows = []
     for group in groups:
-        config, count = group.config, len(group.outcomes)
-        own = results.finished(group.outcomes)
+        config, own, count = group.config, group.runs, len(group.outcomes)
         steps = own[0].info["steps"] if own else _steps(config)
-        alike = own or [run for run in made if _kind(run.config) == _kind(config)]
-        taken = [run.info["wall_seconds"] / (run.info["steps"] or 1) / _load(run.config) for run in alike]
-        seconds = statistics.median(taken) * _load(config) if taken else math.nan
+        seconds = _seconds(own or _alike(made, config), config)
         hours = count * max(steps, 1) * seconds / 3600
-        names = experiment_label(config.experiment), data_name(config.dataset, config.category)
+        names = experiment_label(config.experiment), data_label(config)
         rows.append([*names, count, len(own), steps, round(seconds, 2), round(hours, 2)])
     return pd.DataFrame(rows, columns=["method", "data", "runs", "made", "steps a run", "s/step", "hours"])
 
@@ -75,21 +77,18 @@ def lines(table: pd.DataFrame) -> list[str]:
     return text
 
 
-def _trained() -> dict[str, RunConfig]:
-    """The presets that take steps; filling a memory is none."""
-    return {name: config for name in PRESETS if (config := preset(name)).method != "memory"}
+def _device(run: RunResult) -> str:
+    return f"cpu, {run.info['threads']} thread(s)" if run.info["device"] == "cpu" else run.info["device"]
 
 
-def _speeds(store: Path) -> dict[tuple[str, tuple[str, ...]], list[float]]:
-    """(device, kind of run) -> seconds per image and pixel of a step, of each run there."""
-    found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
-    for result in (load_run(path.parent) for path in sorted(store.glob("*/run.json"))):
-        info, config = result.info, result.config
-        device = f"cpu, {info['threads']} thread(s)" if info["device"] == "cpu" else info["device"]
-        if info["steps"]:
-            seconds = info["wall_seconds"] / info["steps"]
-            found.setdefault((device, _kind(config)), []).append(seconds / _load(config))
-    return found
+def _alike(runs: Iterable[RunResult], config: RunConfig) -> list[RunResult]:
+    return [run for run in runs if _kind(run.config) == _kind(config)]
+
+
+def _seconds(runs: Iterable[RunResult], config: RunConfig) -> float:
+    """Of a step of a configuration, by the median of the runs; of a memory, that takes no steps, of the whole run."""
+    per_pixel = [run.info["wall_seconds"] / (run.info["steps"] or 1) / _load(run.config) for run in runs]
+    return statistics.median(per_pixel) * _load(config) if per_pixel else math.nan
 
 
 def _kind(config: RunConfig) -> tuple[str, ...]:
@@ -102,17 +101,12 @@ def _load(config: RunConfig) -> int:
 
 
 def _steps(config: RunConfig) -> int:
-    """Optimiser steps of a run on a data set whose counts are known; filling a memory takes none."""
+    """Optimiser steps of a run on a data set whose counts are known, see :mod:`ssn_core.runs.training_set`; filling a
+    memory takes none."""
     if config.method == "memory":
         return 0
-    images = _images(config)[config.category]
+    counts = EXPECTED[config.dataset, config.category]
+    unsupervised = config.supervision == "unsupervised"
+    images = counts.train - counts.train_defective if unsupervised else 2 * config.flips * counts.train_defective
     images -= int(images * config.validation_fraction)
     return config.epochs * math.ceil(images / config.batch_size)
-
-
-def _images(config: RunConfig) -> dict[str, int]:
-    """Images of an epoch, by category of the data set; see :mod:`ssn_core.runs.training_set`."""
-    counts = {category: c for (dataset, category), c in EXPECTED.items() if dataset == config.dataset}
-    if config.supervision == "unsupervised":
-        return {category: c.train - c.train_defective for category, c in counts.items()}
-    return {category: 2 * config.flips * c.train_defective for category, c in counts.items()}
