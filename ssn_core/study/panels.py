@@ -69,20 +69,19 @@ def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "
     samples = {} if dataset is None else {sample.name: sample for sample in dataset.test}
     height, width = rows[0].anomaly_map.shape
     tall = height > 1.5 * width
-    columns = _columns(language, bool(samples), tall)
-    widths = [*([] if tall else [_TEXT_WIDTH]), *[1.0] * len(columns)]
+    limits = [np.quantile(np.abs(row.anomaly_map - row.run.pixel_threshold), 0.99) for row in rows]
+    limit = float(np.median(limits)) or 1.0  # one scale for all rows; the loudest run may saturate it
+    pictures = [_pictures(row, samples.get(row.name), limit, language, tall) for row in rows]
+    count = len(pictures[0])
+    widths = [*([] if tall else [_TEXT_WIDTH]), *[1.0] * count]
     cell = (6.3 - 0.6) / sum(widths)
     row_height = cell * width / height + 0.27 if tall else max(cell * height / width, 0.86) * 1.05
     figure, axes = plt.subplots(
         len(rows), len(widths), figsize=(6.3, row_height * len(rows) + 0.35), squeeze=False, width_ratios=widths
     )  # fmt: skip
-    limits = [np.quantile(np.abs(row.anomaly_map - row.run.pixel_threshold), 0.99) for row in rows]
-    limit = float(np.median(limits)) or 1.0  # one scale for all rows; the loudest run may saturate it
     for i, row in enumerate(rows):
         (_text_above if tall else _text_beside)(axes[i, 0], row, language)
-        pictures = _pictures(row, samples.get(row.name), limit)
-        for ax, (title, key) in zip(axes[i, -len(columns) :], columns, strict=True):
-            look = pictures[key]
+        for ax, (title, look) in zip(axes[i, -count:], pictures[i], strict=True):
             shown = ax.imshow(**(look | {"X": np.rot90(look["X"])} if tall else look))
             ax.set_axis_off()
             if i == 0 and not tall:
@@ -96,35 +95,28 @@ def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "
     return figure
 
 
-def _columns(language: str, photographs: bool, tall: bool) -> list[tuple[str, str]]:
-    columns = [
-        (pick(language, "predicted\nmask", "maschera\npredetta"), "mask"),
-        (pick(language, "map, scaled\nper image", "mappa, scalata\nper immagine"), "normalised"),
-        (pick(language, "map, raw", "mappa, grezza"), "raw"),
-    ]
-    turned = pick(language, "\n(on its side)", "\n(sul fianco)") if tall else ""
-    first = [
-        (pick(language, "image", "immagine") + turned, "image"),
-        (pick(language, "ground\ntruth", "difetto\nreale"), "truth"),
-    ]
-    return first + columns if photographs else columns
-
-
-def _pictures(row: Row, sample: Sample | None, limit: float) -> dict[str, dict[str, Any]]:
-    """Arguments of imshow per column."""
+def _pictures(
+    row: Row, sample: Sample | None, limit: float, language: str, turned: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Title and arguments of imshow, column by column."""
     values, threshold = row.anomaly_map, row.run.pixel_threshold
     spread = float(values.max() - values.min())
-    pictures = {
-        "mask": {"X": values > threshold, "cmap": "gray", "vmin": 0, "vmax": 1},
-        "normalised": {"X": (values - values.min()) / (spread or 1.0), "cmap": MAP_COLOURS, "vmin": 0, "vmax": 1},
-        "raw": {"X": values - threshold, "cmap": RAW_COLOURS, "vmin": -limit, "vmax": limit},
-    }
-    if sample is not None:
-        height, width = values.shape
-        image = Image.fromarray(read_image(sample.image)).resize((width, height), Image.Resampling.LANCZOS)
-        truth = np.zeros((height, width), bool) if sample.mask is None else read_mask(sample.mask, (height, width))
-        pictures |= {"image": {"X": np.asarray(image)}, "truth": {"X": truth, "cmap": "gray", "vmin": 0, "vmax": 1}}
-    return pictures
+    binary = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    scaled = {"X": (values - values.min()) / (spread or 1.0), "cmap": MAP_COLOURS, "vmin": 0, "vmax": 1}
+    raw = {"X": values - threshold, "cmap": RAW_COLOURS, "vmin": -limit, "vmax": limit}
+    maps = [
+        (pick(language, "predicted\nmask", "maschera\npredetta"), {"X": values > threshold, **binary}),
+        (pick(language, "map, scaled\nper image", "mappa, scalata\nper immagine"), scaled),
+        (pick(language, "map, raw", "mappa, grezza"), raw),
+    ]
+    if sample is None:
+        return maps
+    height, width = values.shape
+    image = Image.fromarray(read_image(sample.image)).resize((width, height), Image.Resampling.LANCZOS)
+    truth = np.zeros((height, width), bool) if sample.mask is None else read_mask(sample.mask, (height, width))
+    on_its_side = pick(language, "\n(on its side)", "\n(sul fianco)") if turned else ""
+    photograph = (pick(language, "image", "immagine") + on_its_side, {"X": np.asarray(image)})
+    return [photograph, (pick(language, "ground\ntruth", "difetto\nreale"), {"X": truth, **binary}), *maps]
 
 
 def _texts(row: Row, language: str) -> tuple[str, ...]:
