@@ -66,7 +66,7 @@ def _reported(left: Group, right: Group, metric: str) -> str:
 
 def _sample(group: Group, metric: str) -> Sample | None:
     """Mean over the seeds; None where the metric is not defined for all of them."""
-    found = group.values.get(metric) if group.runs else None
+    found = group.values.get(metric)
     if found is None or found["n"] < len(group.runs):
         return None
     return Sample(value=found["mean"], std=found["std"], n=found["n"], seeds=found["seeds"])

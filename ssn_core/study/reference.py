@@ -20,11 +20,12 @@ from ssn_core.study.trend import rise
 
 PUBLISHED_RUNS = 5  # behind every published mean and its sample standard deviation
 NEAR_ONE = 0.05  # a loss at most so far from one counts as near one
-#: supervision and number of masks of the published KolektorSDD2 run that corresponds to an experiment
-_PUBLISHED_KSDD2: dict[str, tuple[str, float | None]] = {
-    "supervised": ("full", 246),
-    "unsupervised": ("unsupervised", None),
-    "weak": ("weak", 0),
+#: supervision of the published run that corresponds to an experiment
+_PUBLISHED = {
+    ("mvtec", "baseline"): "unsupervised",
+    ("ksdd2", "supervised"): "full",
+    ("ksdd2", "unsupervised"): "unsupervised",
+    ("ksdd2", "weak"): "weak",
 }
 
 
@@ -69,18 +70,12 @@ def published(config: RunConfig) -> tuple[str, pd.DataFrame]:
     baseline only. KolektorSDD2: the same supervision, and under mixed supervision the same number of masks.
     """
     source = "ICPR 2024" if config.cls_features == "adapted" else "JIMS 2025"
-    mvtec = {"baseline": ("unsupervised", None)} if config.dataset == "mvtec" else {}
-    known = _PUBLISHED_KSDD2 if config.dataset == "ksdd2" else mvtec
-    supervision, masks = known.get(config.experiment, ("", None))
-    if config.masks is not None and known is _PUBLISHED_KSDD2:
-        supervision, masks = "mixed", config.masks
     frame = reference("supersimplenet_published")
-    of_data = (
-        (frame["source"] == source) & (frame["dataset"] == config.dataset) & (frame["category"] == config.category)
-    )
-    rows = frame[of_data & (frame["supervision"] == supervision)]
-    rows = rows[rows["masks"].isna() if masks is None else rows["masks"] == masks]
-    return source, rows
+    wanted: dict[str, Any] = {"source": source, "dataset": config.dataset, "category": config.category}
+    wanted["supervision"] = _PUBLISHED.get((config.dataset, config.experiment), "")
+    if config.masks is not None:
+        wanted |= {"supervision": "mixed", "masks": config.masks}
+    return source, frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)]
 
 
 def course_report(config: RunConfig) -> dict[str, float]:
