@@ -9,7 +9,7 @@ from typing import Any
 from report.claims import compare, judge, load_claims, load_comparisons
 from report.summary import summarise
 from ssn_core.errors import InputError
-from ssn_core.files import write_atomic, write_json
+from ssn_core.files import write_bytes, write_json
 from ssn_core.study.labels import LANGUAGES
 
 
@@ -55,4 +55,4 @@ def _compile(root: Path, language: str, timestamp: int, profile: str, folder: Pa
         pdf = typst.compile(str(source), sys_inputs=inputs, **options)
     except typst.TypstError as error:
         raise InputError(f"Typst stopped: {error.diagnostic.partition(chr(10) * 2)[0]}") from error
-    return write_atomic(folder / f"report.{language}.pdf", lambda part: part.write_bytes(pdf) and None)
+    return write_bytes(folder / f"report.{language}.pdf", pdf)

@@ -70,15 +70,16 @@ def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:
     return _from_runs(bare, summary) if source == "runs" else _from_rows(bare, summary)
 
 
-def _scaled(bare: Quantity, value: float, **fields: Any) -> Quantity:
+def _scaled(bare: Quantity, **fields: Any) -> Quantity:
     """The quantity with its numbers times ``times`` plus ``plus``; a spread is only multiplied."""
-    numbers = {"value": value, **{name: fields.pop(name, None) for name in ("low", "high")}}
-    moved = {name: None if x is None else x * bare.times + bare.plus for name, x in numbers.items()}
-    if (seeds := fields.pop("seeds", None)) is not None:
-        moved["seeds"] = {seed: x * bare.times + bare.plus for seed, x in seeds.items()}
-    if (std := fields.pop("std", None)) is not None:
-        moved["std"] = std * bare.times
-    return dataclasses.replace(bare, **moved, **fields)
+    for name in ("value", "low", "high"):
+        if fields.get(name) is not None:
+            fields[name] = fields[name] * bare.times + bare.plus
+    if fields.get("seeds"):
+        fields["seeds"] = {seed: x * bare.times + bare.plus for seed, x in fields["seeds"].items()}
+    if fields.get("std") is not None:
+        fields["std"] *= bare.times
+    return dataclasses.replace(bare, **fields)
 
 
 def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
@@ -98,7 +99,7 @@ def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
         fields = {"conditions": {"text": row["conditions"], **{name: row[name] for name in TERMS}}}
         if column == "value":
             fields |= {"low": row["spread_low"], "high": row["spread_high"], "unit": row["unit"]}
-    return _scaled(bare, row[column], **fields)
+    return _scaled(bare, value=row[column], **fields)
 
 
 def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
@@ -112,7 +113,7 @@ def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
     if bare.statistic == "mean" and bare.metric not in DETERMINISTIC:
         fields |= {name: found[name] for name in ("std", "n", "seeds")}
         fields["rise"] = group["values"].get(f"{bare.metric} rise", {}).get("mean")
-    return _scaled(bare, found[bare.statistic], **fields)
+    return _scaled(bare, value=found[bare.statistic], **fields)
 
 
 def missing_command(where: dict[str, Any], summary: dict[str, Any]) -> str | None:
