@@ -16,6 +16,11 @@ from ssn_core.runs.runner import HISTORY, VALIDATION
 NORMAL, DEFECTIVE = 20, 30
 
 
+def flat(value: float, **others: float) -> dict[str, float]:
+    """One value for every metric, but for ``others``."""
+    return dict.fromkeys(METRICS, value) | others
+
+
 def write_run(
     store: Path,
     config: RunConfig,

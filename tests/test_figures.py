@@ -111,12 +111,6 @@ def texts(figure) -> str:
 # Style and saving
 
 
-def test_every_experiment_has_a_colour_and_a_name_in_both_languages() -> None:
-    assert set(labels.METHOD_COLOURS) == set(PRESETS)
-    for name in PRESETS:
-        assert labels.method_label(preset(name), "en") and labels.method_label(preset(name), "it")
-
-
 def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
     for together in (
         ("baseline", *(name for name in PRESETS if name.startswith("scenario") and name != "scenario_b_relu")),

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssn_core.data.find import DATASETS
-from ssn_core.runs.presets import PRESETS
-from ssn_core.study.labels import LABELS, LANGUAGES
+from ssn_core.runs.presets import PRESETS, preset
+from ssn_core.study.labels import LABELS, LANGUAGES, METHOD_COLOURS, method_label
 
 ROOT = Path(__file__).resolve().parents[1]
 #: messages about data on disk name the set below the study, where labels cannot be imported
@@ -37,9 +37,10 @@ def strings(path: Path) -> Iterator[str]:
 
 
 def test_every_preset_has_a_name_in_both_languages_and_a_colour() -> None:
-    assert set(LABELS["experiments"]) == set(PRESETS)
-    for entry in LABELS["experiments"].values():
+    assert set(LABELS["experiments"]) == set(METHOD_COLOURS) == set(PRESETS)
+    for name, entry in LABELS["experiments"].items():
         assert entry["en"] and entry["it"] and re.fullmatch("#[0-9A-F]{6}", entry["colour"])
+        assert all(method_label(preset(name), language) for language in LANGUAGES)
     assert set(LABELS["datasets"]) == set(DATASETS)
 
 

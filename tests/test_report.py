@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import write_run
+from report_runs import flat, write_run
 
 from report.build import build_report, write_summary
 from report.summary import wanted_runs
@@ -27,13 +27,8 @@ pytest.importorskip("typst", reason="the report is compiled with the package typ
 pymupdf = pytest.importorskip("pymupdf", reason="reading the PDFs back needs the package pymupdf")
 
 ROOT = Path(__file__).parents[1]
-METRICS = ("I-AUROC", "AP-det", "seg-I-AUROC", "seg-AP-det", "P-AUROC", "AUPRO", "AP-loc")
 FORBIDDEN = re.compile(r"\b(none|nan|inf|undefined|not found)\b", re.IGNORECASE)
 FIGURES, DIAGRAMS, TABLES = 20, 6, 15  # at least; diagrams are figures
-
-
-def flat(value: float, **others: float) -> dict[str, float]:
-    return {**dict.fromkeys(METRICS, value), **others}
 
 
 def wanted(experiment: str, category: str, **where: object) -> list[RunConfig]:

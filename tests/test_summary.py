@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_runs import write_run
+from report_runs import flat, write_run
 
 from report.summary import summarise
 from ssn_core import preset
@@ -25,10 +25,6 @@ from ssn_core.study.trend import RISE, rise
 ROOT = Path(__file__).parents[1]
 COST = {"epochs": 12, "batch_size": 4}
 CPU = load_profile("cpu")
-
-
-def flat(value: float) -> dict[str, float]:
-    return dict.fromkeys(METRICS, value)
 
 
 @pytest.fixture
