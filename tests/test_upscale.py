@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from support import relative
 from torchvision.transforms.functional import gaussian_blur
 
+from ssn_core.fast.moments import Kept
 from ssn_core.fast.upscaled_conv import UpscaledConv
 from ssn_core.models.upscale import (
     border_bias,
@@ -77,7 +78,7 @@ def test_upscaled_convolution_equals_the_plain_one(size2: tuple[int, int], size3
     wanted = F.conv2d(upscale(layer2, layer3), weight, padding=taps // 2)
     size = tuple(wanted.shape[2:])
     layers = (layer.permute(0, 2, 3, 1) for layer in (layer2, layer3))
-    found = UpscaledConv(size2, size3, size, taps, like=weight)(*layers, weight).permute(0, 3, 1, 2)
+    found = UpscaledConv(size2, size3, size, taps, like=weight)(*layers, weight, Kept()).permute(0, 3, 1, 2)
     assert relative(found, wanted) < 1e-5
     cotangent = torch.randn(wanted.shape, generator=rng(3))
     gradients = (torch.autograd.grad(x, weight, cotangent)[0] for x in (found, wanted))
@@ -89,8 +90,9 @@ def test_upscaled_convolution_of_a_batch_cut_into_slices(taps: int) -> None:
     layer2, layer3 = torch.randn(5, 4, 6, 3, generator=rng()), torch.randn(5, 2, 3, 4, generator=rng(1))
     weight = torch.randn(6, 7, taps, taps, generator=rng(2))
     conv = UpscaledConv((4, 6), (2, 3), (8, 12), taps, like=weight)
-    whole = conv(layer2, layer3, weight)
-    single = torch.cat([conv(layer2[i : i + 1], layer3[i : i + 1], weight) for i in range(5)])
+    kept = Kept()
+    whole = conv(layer2, layer3, weight, kept)
+    single = torch.cat([conv(layer2[i : i + 1], layer3[i : i + 1], weight, kept) for i in range(5)])
     assert whole.shape == (5, 8, 12, 6) and relative(whole, single) < 1e-6
 
 
@@ -124,7 +126,7 @@ def test_matrices_first_made_in_inference_mode_serve_training_later() -> None:
         map_matrices((6, 22), (24, 88), 4.0)
     conv = UpscaledConv((3, 11), (2, 6), (6, 22), 3, like=torch.zeros(1))
     weight = torch.randn(2, 5, 3, 3, requires_grad=True)
-    conv(torch.randn(1, 3, 11, 2), torch.randn(1, 2, 6, 3), weight).sum().backward()
+    conv(torch.randn(1, 3, 11, 2), torch.randn(1, 2, 6, 3), weight, Kept()).sum().backward()
     low = torch.randn(1, 6, 22, requires_grad=True)
     y, x = map_matrices((6, 22), (24, 88), 4.0)
     (y @ low @ x.T).sum().backward()

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssn_core.errors import InputError
-from ssn_core.fast.inference import Composed, FoldedDetector, fold
+from ssn_core.fast.inference import FoldedDetector, fold
 from ssn_core.fast.moments import Kept
 from ssn_core.fast.segmentation_step import LEAK
+from ssn_core.fast.upscaled_conv import Composed
 from ssn_core.files import write_atomic
 from ssn_core.models.detectors import Detector
 from ssn_core.models.trunk import IMAGENET_MEAN, IMAGENET_STD
@@ -147,7 +148,7 @@ class _OnnxForm(FoldedDetector):
         if adapted is not None:
             hidden = self._convolved(self.hidden, layers, adapted, kept)
             return (F.leaky_relu(hidden, LEAK) @ self.hidden_out[:, None]).squeeze(-1)
-        op, (n, _, w2, _), maps = self.sizes.hidden_map, layers[0].shape, []
+        op, (n, _, w2, _), maps = self.sizes.bands, layers[0].shape, []
         along_x = op.along_x[:, :w2], op.along_x[:, w2:]
         # (n, h, W K); the bias is one row more, which costs no pass
         wide = [(x @ (layer @ m)).flatten(2) for x, layer, m in zip(along_x, layers, self.hidden.split, strict=True)]

@@ -7,17 +7,18 @@ blur of the map are one matrix an axis. Everything is composed once, in float64,
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssn_core.errors import InputError
+from ssn_core.fast.batch_norm import fold_bn, fold_trunk
 from ssn_core.fast.moments import Kept
-from ssn_core.fast.segmentation_step import LEAK, HiddenMap
-from ssn_core.fast.upscaled_conv import UpscaledConv, tap_rows
+from ssn_core.fast.row_bands import RowBands
+from ssn_core.fast.segmentation_step import LEAK
+from ssn_core.fast.upscaled_conv import Composed, UpscaledConv
 from ssn_core.models.detectors import BLUR_SIGMA, Detector, GapCamNet, MapScored, MemoryNet
 from ssn_core.models.memory import nearest
 from ssn_core.models.upscale import border_bias, map_matrices, upscale
@@ -48,7 +49,7 @@ class FoldedDetector(nn.Module):
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.image_size, self.upscaling = model.image_size, model.upscaling
-        self.trunk = _fold_trunk(model.trunk)
+        self.trunk = fold_trunk(model.trunk)
         blank = torch.zeros(1, 3, *self.image_size, device=next(model.parameters()).device)
         layers = [layer.permute(0, 2, 3, 1) for layer in self.trunk(blank)]
         self.channels2 = layers[0].shape[-1]
@@ -59,19 +60,21 @@ class FoldedDetector(nn.Module):
             self._put(memory=model.memory)
         else:
             self._fold_heads(model)
-        self.sizes = self._fitted(*layers, self.image_size)
+        self.sizes = _Sizes(self, layers, self.image_size)
 
     def _fold_heads(self, model: Detector) -> None:
-        linear, *adaptor = _fold_adaptor(model.adaptor)
-        self.adaptor = None if linear else Composed(*adaptor, self.channels2)
+        conv, *rest = model.adaptor
+        adaptor = fold_bn(conv, next((layer for layer in rest if isinstance(layer, nn.BatchNorm2d)), None))
         self.adaptor_relu = isinstance(model.adaptor[-1], nn.ReLU)
+        if self.adaptor_relu or conv.kernel_size != (1, 1):  # any other is one matrix with what follows it
+            self.adaptor = Composed(*adaptor, self.channels2)
         if not isinstance(model, GapCamNet):
             self._fold_segmentation(model, *adaptor)
         if not isinstance(model, MapScored):
             self._fold_response(model, *adaptor)
 
     def _fold_segmentation(self, model: Detector, adaptor: Tensor, adaptor_bias: Tensor) -> None:
-        weight, bias = _fold_bn(model.segmentation.conv, model.segmentation.bn)
+        weight, bias = fold_bn(model.segmentation.conv, model.segmentation.bn)
         if self.adaptor is None:
             bias = bias + weight[:, :, 0, 0] @ adaptor_bias
         self.hidden = self._conv(weight, bias, adaptor)
@@ -80,7 +83,7 @@ class FoldedDetector(nn.Module):
     def _fold_response(self, model: Detector, adaptor: Tensor, adaptor_bias: Tensor) -> None:
         cam = isinstance(model, GapCamNet)
         head = model.cam if cam else model.classification
-        weight, bias = _fold_bn(head.conv, head.bn)
+        weight, bias = fold_bn(head.conv, head.bn)
         weight, map_taps = weight[:, : model.channels], weight[:, model.channels :]
         self._put(score_weight=head.score.weight[0], score_bias=head.score.bias)
         if not cam:
@@ -115,51 +118,39 @@ class FoldedDetector(nn.Module):
     def heads(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """From the trunk's layers, (B, h2, w2, C2) and (B, h3, w3, C3), channels last."""
         if tuple(image_size) != self.sizes.image_size:
-            self.sizes = self._fitted(layer2, layer3, tuple(image_size))
+            self.sizes = _Sizes(self, (layer2, layer3), tuple(image_size))
         kept = Kept()
         return _cat([self._heads(pair, kept) for pair in zip(_parts(layer2), _parts(layer3), strict=True)])
 
-    def _fitted(self, layer2: Tensor, layer3: Tensor, image_size: tuple[int, int]) -> _Sizes:
-        shapes = [tuple(layer.shape[1:3]) for layer in (layer2, layer3)]
-        kernels = sorted({conv.taps for conv in self.modules() if isinstance(conv, Composed)})
-        sizes = _Sizes(*shapes, image_size, self.upscaling, kernels)
-        if self.border_weight is not None:
-            border = border_bias(self.border_weight.float(), self.border_input.float(), sizes.feature_size)
-            sizes.register_buffer("border", border, persistent=False)
-        return sizes.to(layer2.device, layer2.dtype)
-
     def _heads(self, layers: tuple[Tensor, ...], kept: Kept) -> tuple[Tensor, Tensor]:
         """(n, h2, w2, C2), (n, h3, w3, C3) -> map logits (n, H, W), image logits (n,)."""
-        if self.memory is not None:
-            rows = upscale(*(layer.permute(0, 3, 1, 2) for layer in layers), self.upscaling).permute(0, 2, 3, 1)
-            return self._map_scored(nearest(rows.flatten(0, 2), self.memory).view(rows.shape[:3]))
         adapted = None
         if self.adaptor is not None:
             adapted = self._convolved(self.adaptor, layers, None, kept)
             adapted = F.relu_(adapted) if self.adaptor_relu else adapted
-        if self.hidden is None:
+        if self.memory is not None:
+            rows = upscale(*(layer.permute(0, 3, 1, 2) for layer in layers), self.upscaling).permute(0, 2, 3, 1)
+            low_map = nearest(rows.flatten(0, 2), self.memory).view(rows.shape[:3])
+        elif self.hidden is not None:
+            low_map = self._segmentation(layers, adapted, kept)
+        else:
             response = F.relu_(self._convolved(self.response, layers, adapted, kept))
             cam = response @ self.score_weight
             return self.sizes.resize(cam), response.mean((1, 2)) @ self.score_weight + self.score_bias
-        low_map = self._segmentation(layers, adapted, kept)
-        if self.response is None:
-            return self._map_scored(low_map)
         anomaly_map = self.sizes.resize(low_map)
+        if self.response is None:
+            return anomaly_map, anomaly_map.amax((1, 2))
         from_map = F.conv2d(low_map[:, None], self.map_taps, padding=2).permute(0, 2, 3, 1)
         response = F.relu_(self._convolved(self.response, layers, adapted, kept).add_(from_map))
         pooled = [response.amax((1, 2)), response.mean((1, 2)), low_map.amax((1, 2))[:, None]]
         pooled = torch.cat([*pooled, low_map.mean((1, 2))[:, None]], dim=1)
         return anomaly_map, pooled @ self.score_weight + self.score_bias
 
-    def _map_scored(self, low_map: Tensor) -> tuple[Tensor, Tensor]:
-        anomaly_map = self.sizes.resize(low_map)
-        return anomaly_map, anomaly_map.amax((1, 2))
-
     def _segmentation(self, layers: tuple[Tensor, ...], adapted: Tensor | None, kept: Kept) -> Tensor:
         """Map logits (n, H, W); on a processor only a few rows of the hidden channels exist at a time."""
         if adapted is not None or _whole(layers[0]):
             return F.leaky_relu_(self._convolved(self.hidden, layers, adapted, kept), LEAK) @ self.hidden_out
-        op, (h, w) = self.sizes.hidden_map, self.sizes.feature_size
+        op, (h, w) = self.sizes.bands, self.sizes.feature_size
         low = [layer @ taps[0] for layer, taps in zip(layers, self.hidden.rows, strict=True)]
         low_map = layers[0].new_empty(len(layers[0]) * h * w)
         for part in op.parts(len(layers[0])):
@@ -180,42 +171,24 @@ class FoldedDetector(nn.Module):
         return out.add_(self.sizes.border) if conv is self.response and self.sizes.border is not None else out
 
 
-class Composed(nn.Module):
-    """A convolution of the upscaled layers with fixed weights, for :class:`UpscaledConv`."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, channels2: int) -> None:
-        super().__init__()
-        self.taps = weight.shape[-1]
-        self.register_buffer("rows2", tap_rows(weight[:, :channels2]).float())
-        self.register_buffer("rows3", tap_rows(weight[:, channels2:]).float())
-        self.register_buffer("bias", bias.float())
-
-    @property
-    def rows(self) -> tuple[Tensor, Tensor]:
-        return self.rows2, self.rows3
-
-
 class _Sizes(nn.Module):
-    """Upscaling and resizing matrices of one image size."""
+    """A folded model's upscaling and resizing matrices for one image size."""
 
-    def __init__(
-        self,
-        size2: tuple[int, int],
-        size3: tuple[int, int],
-        image_size: tuple[int, int],
-        upscaling: int,
-        kernels: list[int],
-    ) -> None:
+    def __init__(self, model: FoldedDetector, layers: Sequence[Tensor], image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.image_size = image_size
-        self.feature_size = tuple(upscaling * side for side in size2)
+        size2, size3 = (tuple(layer.shape[1:3]) for layer in layers)
+        self.image_size, self.feature_size = image_size, tuple(model.upscaling * side for side in size2)
         shapes, like = (size2, size3, self.feature_size), torch.zeros(1)
-        self.up = nn.ModuleDict({str(k): UpscaledConv(*shapes, k, like) for k in kernels})
-        self.hidden_map = HiddenMap(*shapes, like)
+        kernels = {conv.taps for conv in model.modules() if isinstance(conv, Composed)}
+        self.up = nn.ModuleDict({str(k): UpscaledConv(*shapes, k, like) for k in sorted(kernels)})
+        self.bands = RowBands(*shapes, like)
         along_y, along_x = map_matrices(self.feature_size, image_size, BLUR_SIGMA)
-        self.register_buffer("along_y", along_y, persistent=False)
-        self.register_buffer("along_x", along_x, persistent=False)
-        self.register_buffer("border", None)
+        border = None
+        if model.border_weight is not None:
+            border = border_bias(model.border_weight.float(), model.border_input.float(), self.feature_size)
+        for name, value in (("along_y", along_y), ("along_x", along_x), ("border", border)):
+            self.register_buffer(name, value, persistent=False)
+        self.to(layers[0].device, layers[0].dtype)
 
     def resize(self, low_map: Tensor) -> Tensor:
         """(B, h, w) -> (B, H, W): bilinear and Gaussian blur."""
@@ -234,45 +207,3 @@ def _parts(batch: Tensor, step: int = 1) -> tuple[Tensor, ...]:
 
 def _cat(outputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return outputs[0] if len(outputs) == 1 else tuple(torch.cat(part) for part in zip(*outputs, strict=True))
-
-
-def _fold_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of a convolution followed by BN in eval mode."""
-    scale = bn.weight.double() * (bn.running_var.double() + bn.eps).rsqrt()
-    bias = (conv.bias.double() - bn.running_mean.double()) * scale + bn.bias.double()
-    return conv.weight.double() * scale[:, None, None, None], bias
-
-
-def _fold_adaptor(adaptor: nn.Sequential) -> tuple[bool, Tensor, Tensor]:
-    """(acts as one 1x1 linear map, weight, bias); weight and bias in float64."""
-    conv = adaptor[0]
-    norm = [layer for layer in adaptor if isinstance(layer, nn.BatchNorm2d)]
-    weight, bias = _fold_bn(conv, norm[0]) if norm else (conv.weight.double(), conv.bias.double())
-    linear = conv.kernel_size == (1, 1) and not isinstance(adaptor[-1], nn.ReLU)
-    return linear, weight, bias
-
-
-def _fold_trunk(trunk: nn.Module) -> nn.Module:
-    """A copy of the trunk with every BN folded into the convolution that precedes it, in place, channels last."""
-    trunk = copy.deepcopy(trunk)
-    for parent in trunk.modules():
-        previous: tuple[str, nn.Module] | None = None
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and previous is not None:
-                setattr(parent, previous[0], _pad_inside(fuse_conv_bn_eval(previous[1], child)))
-                setattr(parent, name, nn.Identity())
-            if isinstance(child, (nn.ReLU, nn.ReLU6)):
-                child.inplace = True  # its input is a convolution's output, which nothing else reads
-            previous = (name, child) if isinstance(child, nn.Conv2d) else None
-    return trunk.to(memory_format=torch.channels_last)
-
-
-def _pad_inside(conv: nn.Conv2d) -> nn.Conv2d:
-    """Let the convolution itself pad where EfficientNet pads in a pass of its own before it."""
-    outer = getattr(conv, "static_padding", None)
-    if isinstance(outer, nn.ZeroPad2d):
-        left, right, top, bottom = outer.padding
-        # a kernel with leading zeros and symmetric padding reads what the kernel with less padding there reads
-        conv.weight = nn.Parameter(F.pad(conv.weight, (right - left, 0, bottom - top, 0)))
-        conv.padding, conv.static_padding = (bottom, right), nn.Identity()
-    return conv

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,14 @@ def write_int8(source: Path, path: Path, images: Iterable[np.ndarray]) -> Path:
     onnx, tool = needed("onnx"), needed("onnxruntime.quantization")
     model = onnx.load(source)
     nodes = quantised_nodes(model.graph.node)
+    feeds = ({"images": image[None]} for image in images)
+    reader = SimpleNamespace(get_next=lambda: next(feeds, None))  # all that the tool asks of a CalibrationDataReader
 
     def write(part: Path) -> None:
         logging.disable(logging.WARNING)  # it advises a preparation that torch's exporter has made
         try:
             tool.quantize_static(
-                model, part, _Reader(images), tool.QuantFormat.QDQ, per_channel=True,
+                model, part, reader, tool.QuantFormat.QDQ, per_channel=True,
                 op_types_to_quantize=[*_TRUNK, "MatMul"], nodes_to_quantize=nodes,
                 activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
                 extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
@@ -56,17 +59,6 @@ def quantised_nodes(nodes: Iterable[Any]) -> list[str]:
     chosen = [node.name for node in trunk if node.op_type in _TRUNK]
     products = [node for node in nodes if node.op_type in ("MatMul", "Conv") and node.input[1].startswith(_HEADS)]
     return chosen + [node.name for node in products]
-
-
-class _Reader:
-    """What the tool asks for calibration images."""
-
-    def __init__(self, images: Iterable[np.ndarray]) -> None:
-        self.images = iter(images)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        image = next(self.images, None)
-        return None if image is None else {"images": image[None]}
 
 
 def int8_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:

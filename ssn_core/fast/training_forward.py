@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept
 from ssn_core.fast.response import map_windows, pooled_response
-from ssn_core.fast.segmentation_step import HiddenMap
+from ssn_core.fast.row_bands import RowBands
+from ssn_core.fast.segmentation_step import projected
 from ssn_core.fast.upscaled_conv import UpscaledConv
 from ssn_core.models.detectors import Detector, GapCamNet, PooledMap
 from ssn_core.models.upscale import border_bias
@@ -36,13 +37,13 @@ class FastForward:
         self.linear = len(model.adaptor) == 1 and model.adaptor[0].kernel_size == (1, 1)
         kernel, weight = model.adaptor[0].kernel_size[0], model.adaptor[0].weight
         self.up = {k: UpscaledConv(size2, size3, self.size, k, like=weight) for k in {5, kernel}}
-        self.hidden_map = HiddenMap(size2, size3, self.size, like=weight)
+        self.bands = RowBands(size2, size3, self.size, like=weight)
         self.kept = Kept()
 
     def adapted(self, layer2: Tensor, layer3: Tensor) -> Tensor:
         """Adapted features (B, H, W, C)."""
         conv = self.model.adaptor[0]
-        rows = self.up[conv.kernel_size[0]](layer2, layer3, conv.weight) + conv.bias
+        rows = self.up[conv.kernel_size[0]](layer2, layer3, conv.weight, self.kept) + conv.bias
         return self.model.adaptor[1:](rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def __call__(
@@ -76,15 +77,14 @@ class FastForward:
     ) -> Tensor:
         """The segmentation head's map logits (2B, H, W)."""
         head, conv = self.model.segmentation, self.model.adaptor[0]
-        weight = head.conv.weight[:, :, 0, 0]  # (1024, C)
-        bias = head.conv.bias
+        weight, bias = head.conv.weight.flatten(1), head.conv.bias  # (1024, C)
         if self.linear:  # adaptor and first convolution are one matrix
-            weight2, weight3 = (weight @ conv.weight[:, :, 0, 0]).split((layer2.shape[-1], layer3.shape[-1]), dim=1)
+            weight2, weight3 = (weight @ conv.weight.flatten(1)).split((layer2.shape[-1], layer3.shape[-1]), dim=1)
             hidden: tuple[Tensor, ...] = (layer2 @ weight2.T, layer3 @ weight3.T)
             bias = bias + weight @ conv.bias
         else:
             hidden = (adapted @ weight.T,)
-        clean, noisy = self.hidden_map(hidden, noise, weight, masked, head.bn, bias.detach(), head.project.weight)
+        clean, noisy = projected(hidden, noise, masked, head, bias.detach(), self.bands, self.kept)
         nowhere = clean.new_zeros(clean.numel() // len(layer2))  # one image more, see Masked
         both = torch.cat([clean, clean, nowhere]).index_put((masked.where,), noisy)
         return both[: 2 * len(clean)].view(-1, *self.size)
@@ -95,9 +95,9 @@ class FastForward:
         """A head's 5x5 convolution of the clean features, raw or adapted, without its bias: (B, H, W, 128)."""
         weight = conv.weight[:, : self.model.channels]
         if raw:
-            return self.up[5](layer2, layer3, weight)
+            return self.up[5](layer2, layer3, weight, self.kept)
         if adapted is not None:
             return F.conv2d(adapted.permute(0, 3, 1, 2), weight, padding=conv.padding).permute(0, 2, 3, 1)
         linear = self.model.adaptor[0]
         composed = torch.einsum("ocyx,cd->odyx", weight, linear.weight[:, :, 0, 0])
-        return self.up[5](layer2, layer3, composed) + border_bias(weight, linear.bias, self.size)
+        return self.up[5](layer2, layer3, composed, self.kept) + border_bias(weight, linear.bias, self.size)

@@ -50,7 +50,7 @@ class UpscaledConv(nn.Module):
         self, size2: tuple[int, int], size3: tuple[int, int], size_out: tuple[int, int], taps: int, like: Tensor
     ) -> None:
         super().__init__()
-        self.taps, self.size_out, self.kept = taps, size_out, Kept()
+        self.taps, self.size_out = taps, size_out
         pairs = [[tap_matrix(i, o, taps) for i, o in zip(size, size_out, strict=True)] for size in (size2, size3)]
         self.matrices = nn.ModuleList(nn.ModuleList(_Banded(m, like) for m in (y, x, y.T, x.T)) for y, x in pairs)
         # for `whole`: along x as it is, along y both layers at once, (H, k * (h2 + h3)) with the tap slow
@@ -59,9 +59,9 @@ class UpscaledConv(nn.Module):
         for name, matrix in whole.items():
             self.register_buffer(name, matrix.to(like), persistent=False)
 
-    def forward(self, layer2: Tensor, layer3: Tensor, weight: Tensor) -> Tensor:
+    def forward(self, layer2: Tensor, layer3: Tensor, weight: Tensor, kept: Kept) -> Tensor:
         """(B, h2, w2, C2), (B, h3, w3, C3) and weight (O, C2 + C3, k, k) -> (B, H, W, O)."""
-        return _Function.apply(weight, layer2, layer3, self)
+        return _Function.apply(weight, layer2, layer3, self, kept)
 
     def banded(self, layers: tuple[Tensor, ...], taps: tuple[Tensor, ...], kept: Kept) -> Tensor:
         """The same with ``taps``, see :func:`tap_rows`, of either layer's part of the weight."""
@@ -100,12 +100,27 @@ def tap_rows(weight: Tensor) -> Tensor:
     return weight.permute(2, 1, 3, 0).flatten(2).contiguous()
 
 
+class Composed(nn.Module):
+    """The fixed weights of a convolution of the upscaled layers, see :func:`tap_rows`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, channels2: int) -> None:
+        super().__init__()
+        self.taps = weight.shape[-1]
+        self.register_buffer("rows2", tap_rows(weight[:, :channels2]).float())
+        self.register_buffer("rows3", tap_rows(weight[:, channels2:]).float())
+        self.register_buffer("bias", bias.float())
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        return self.rows2, self.rows3
+
+
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, layer2: Tensor, layer3: Tensor, op: UpscaledConv) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, layer2: Tensor, layer3: Tensor, op: UpscaledConv, kept: Kept) -> Tensor:
         ctx.save_for_backward(layer2, layer3)
-        ctx.op, ctx.shape, c2 = op, weight.shape, layer2.shape[-1]
-        return op.banded((layer2, layer3), (tap_rows(weight[:, :c2]), tap_rows(weight[:, c2:])), op.kept)
+        ctx.op, ctx.kept, ctx.shape, c2 = op, kept, weight.shape, layer2.shape[-1]
+        return op.banded((layer2, layer3), (tap_rows(weight[:, :c2]), tap_rows(weight[:, c2:])), kept)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -115,10 +130,10 @@ class _Function(torch.autograd.Function):
         for images in blocks(grad):
             for layer, total, (*_, y, x) in zip(layers, totals, op.matrices, strict=True):
                 part = layer[images]
-                low, wide = op.workspace(part, o, op.kept)
+                low, wide = op.workspace(part, o, ctx.kept)
                 y(grad[images].flatten(2), wide.flatten(2))
                 for dy in range(k):
                     x(wide.unflatten(1, (-1, k))[:, :, dy].flatten(0, 1), low)
                     total[dy].addmm_(part.flatten(0, 2).T, low.view(-1, k * o))
         grad_weight = torch.cat(totals, dim=1).view(k, channels, k, o).permute(3, 1, 0, 2)
-        return grad_weight, None, None, None
+        return grad_weight, None, None, None, None
