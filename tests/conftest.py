@@ -8,7 +8,9 @@ from typing import Any
 from urllib.request import Request
 
 import pytest
+from support import tiny_config
 
+import ssn_core as ssn
 from ssn_core.data.synthetic import SyntheticCounts, make_synthetic
 from ssn_core.models import weights
 
@@ -42,3 +44,10 @@ def _no_download(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(request, **options)
 
     monkeypatch.setattr(weights, "urlopen", local)
+
+
+@pytest.fixture(scope="session")
+def run(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunResult:
+    """One run of one epoch, for what is made of a run."""
+    store = tmp_path_factory.mktemp("store")
+    return ssn.run(tiny_config(epochs=1), store, data_root=tiny_sets, device="cpu", log=lambda line: None)

@@ -101,6 +101,10 @@ def tiny_checkout(root: Path, experiments: dict[str, Any], **defaults: Any) -> P
     return root
 
 
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Largest difference relative to the largest wanted value."""
     found, wanted = found.detach(), wanted.detach()

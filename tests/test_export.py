@@ -9,27 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from support import VARIANTS, calibrate, enliven, tiny_config
+from test_fold import SIZE, make
 from torch import Tensor
 
 import ssn_core as ssn
 from ssn_core import InputError
 from ssn_core.fast import export
-from ssn_core.models.detectors import Detector
 
 onnx = pytest.importorskip("onnx", reason="needs the extra deploy")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 pytest.importorskip("onnxscript", reason="needs the extra deploy")
-
-SIZE = (64, 48)
-
-
-def make(name: str, backbone: str) -> Detector:
-    torch.manual_seed(0)
-    images = torch.randn(4, 3, *SIZE, generator=torch.Generator().manual_seed(2))
-    return calibrate(enliven(VARIANTS[name](backbone=backbone, image_size=SIZE)), images)
 
 
 def pictures(count: int, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -60,12 +50,6 @@ def test_any_batch_gives_the_plain_forms_logits(name: str, backbone: str, tmp_pa
         for anomaly_map, score, wanted in zip(maps, scores, map(model.predict, images), strict=True):
             assert wanted.anomaly_map.std() > 1e-3
             assert np.abs(anomaly_map - wanted.anomaly_map).max() < 2e-4 and abs(score - wanted.score) < 2e-4
-
-
-@pytest.fixture(scope="module")
-def run(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunResult:
-    config = tiny_config(epochs=1)
-    return ssn.run(config, tmp_path_factory.mktemp("store"), data_root=tiny_sets, device="cpu", log=lambda line: None)
 
 
 @pytest.fixture(scope="module")

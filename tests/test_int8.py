@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import tiny_config
 
 import ssn_core as ssn
 from ssn_core import InputError
@@ -21,12 +20,6 @@ from ssn_core.metrics import METRICS
 onnx = pytest.importorskip("onnx", reason="needs the extra deploy")
 pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 pytest.importorskip("onnxscript", reason="needs the extra deploy")
-
-
-@pytest.fixture(scope="module")
-def run(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunResult:
-    config = tiny_config(epochs=1)
-    return ssn.run(config, tmp_path_factory.mktemp("store"), data_root=tiny_sets, device="cpu", log=lambda line: None)
 
 
 def test_a_run_in_int8_says_what_it_costs(

@@ -40,7 +40,7 @@ def evaluate(scores: Any, maps: Any, labels: Any, masks: Any | None) -> dict[str
     the same of each map's maximum; P-AUROC, AP-loc: the same over all pixels; AUPRO: see :func:`aupro`.
     Raises InputError on shapes or types that do not fit together and on a non-finite value, naming the image's index.
     """
-    scores, labels = _image_scores(scores, labels)
+    labels, scores = _image_inputs(labels, scores)
     maps, masks, maxima = _pixel_inputs(maps, masks)
     if len(maps) != len(scores):
         raise InputError(f"maps holds {len(maps)} images but scores {len(scores)}: give one of each per image")
@@ -74,8 +74,7 @@ def youden(labels: Any, scores: Any) -> Youden:
     labels: (N,) 0 or 1. scores: (N,). The threshold is one of the scores; among equal indices the highest threshold is
     taken, which has the lowest false positive rate. All fields are ``NOT_AVAILABLE`` without positives or negatives.
     """
-    scores, labels = _image_scores(scores, labels)
-    ranking = rank_images(labels, scores)
+    ranking = rank_images(*_image_inputs(labels, scores))
     if ranking is None:
         return Youden(NOT_AVAILABLE, NOT_AVAILABLE, NOT_AVAILABLE)
     # In whole numbers, so that equal indices compare equal. Only a positive's score can win: others add false alarms.
@@ -88,8 +87,7 @@ def youden(labels: Any, scores: Any) -> Youden:
 def roc_curve(labels: Any, scores: Any) -> Curve:
     """ROC curve of labels (N,) and scores (N,): false and true positive rates at its corners, from (0, 0) to (1, 1), to
     be joined by straight lines. Empty without positives or without negatives."""
-    scores, labels = _image_scores(scores, labels)
-    ranking = rank_images(labels, scores)
+    ranking = rank_images(*_image_inputs(labels, scores))
     return ranking.corners(ranking.recall) if ranking else (np.empty(0), np.empty(0))
 
 
@@ -99,8 +97,7 @@ def pr_curve(labels: Any, scores: Any) -> Curve:
     A precision holds from the previous recall up to its own: draw with matplotlib's ``drawstyle="steps-pre"``; the area
     is then the average precision. Empty without positives or without negatives.
     """
-    scores, labels = _image_scores(scores, labels)
-    return _pr_points(rank_images(labels, scores), None)
+    return _pr_points(rank_images(*_image_inputs(labels, scores)))
 
 
 def pixel_pr_curve(maps: Any, masks: Any | None, points: int = 1000) -> Curve:
@@ -114,7 +111,7 @@ def pixel_pr_curve(maps: Any, masks: Any | None, points: int = 1000) -> Curve:
     return _pr_points(rank_pixels(*_pixel_inputs(maps, masks)[:2]), points)
 
 
-def _pr_points(ranking: Ranking | None, points: int | None) -> Curve:
+def _pr_points(ranking: Ranking | None, points: int | None = None) -> Curve:
     if ranking is None:
         return np.empty(0), np.empty(0)
     precision, recall = ranking.precision, ranking.recall
@@ -124,13 +121,13 @@ def _pr_points(ranking: Ranking | None, points: int | None) -> Curve:
     return np.append(precision[:1], precision), np.append(0.0, recall)
 
 
-def _image_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N,) float64 and labels (N,) bool, checked."""
+def _image_inputs(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (N,) bool and scores (N,) float64, checked."""
     scores, labels = _numbers(scores, "scores", 1).astype(np.float64), _binary(labels, "labels", 1)
     if len(scores) != len(labels):
         raise InputError(f"scores holds {len(scores)} images but labels {len(labels)}: give one of each per image")
     _refuse_non_finite(np.isfinite(scores), "scores")
-    return scores, labels
+    return labels, scores
 
 
 def _pixel_inputs(maps: Any, masks: Any | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
