@@ -146,9 +146,9 @@ def check(
     """
     from ssn_core.data.datasets import check as compare
 
-    report = compare(data, dataset, category)
-    print("\n".join(report.lines))
-    return report.status
+    lines = compare(data, dataset, category)
+    print("\n".join(lines))
+    return int(any(line.startswith("PROBLEM") for line in lines))
 
 
 @app.command()

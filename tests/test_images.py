@@ -14,7 +14,6 @@ from PIL import Image
 
 from ssn_core.data import images
 from ssn_core.data.datasets import open_dataset
-from ssn_core.data.layouts import index
 from ssn_core.errors import InputError
 from ssn_core.models.detectors import SuperSimpleNet
 from ssn_core.models.trunk import IMAGENET_MEAN, IMAGENET_STD, to_tensor
@@ -164,13 +163,17 @@ def test_what_cannot_be_read_is_named_before_training(content: bytes | str, tmp_
         open_dataset("mvtec", "mine", tmp_path)
 
 
-def test_formats_that_are_not_read_are_named_once_each(tmp_path: Path) -> None:
-    root = category(tmp_path / "mine")
-    for name in ("test/scratch/x.HEIC", "train/good/y.heic", "train/good/z.gif", "train/good/._z.gif", "notes.txt"):
-        (root / name).touch()
-    first, second = index(root, "mvtec", True)[2]
-    assert first == f"{root}/test/scratch/x.HEIC: .heic is not read (2 files); convert to png or move away."
-    assert second == f"{root}/train/good/z.gif: .gif is not read (1 file); convert to png or move away."
+@pytest.mark.parametrize(("dataset", "below"), [("mvtec", ""), ("own", "test")])
+def test_formats_that_are_not_read_are_named_once_each(dataset: str, below: str, tmp_path: Path) -> None:
+    test = category(tmp_path / "mine") / "test"  # by itself it is good/ beside a folder of defects
+    for name in ("good/Y.HEIC", "scratch/x.heic", "good/z.gif", "good/._z.gif", "notes.txt"):
+        (test / name).touch()
+    with pytest.raises(InputError) as caught:
+        open_dataset(dataset, "mine", tmp_path / "mine" / below)
+    assert str(caught.value).split("\n  - ")[1:] == [
+        f"{test}/good/Y.HEIC: .heic is not read (2 files); convert to png or move away.",
+        f"{test}/good/z.gif: .gif is not read (1 file); convert to png or move away.",
+    ]
 
 
 def test_a_name_that_no_results_file_can_hold_is_refused(tmp_path: Path) -> None:

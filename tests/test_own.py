@@ -96,7 +96,7 @@ def test_mvtecs_layout_with_and_without_a_test_split(whole: bool, tiny_sets: Pat
     (root / "synthetic.json").unlink(missing_ok=True)
     found = open_dataset("own", "widgets", root)
     assert (found.counts.train, found.counts.test) == ((8, 7) if whole else (6, 2))
-    assert ssn.check(root).lines[0].startswith("OK own images widgets")
+    assert ssn.check(root)[0].startswith("OK own images widgets")
 
 
 def test_kolektors_layout(tiny_sets: Path, tmp_path: Path) -> None:

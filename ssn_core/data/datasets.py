@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssn_core.data.find import DATASETS, OWN, check_names, find_root, search
-from ssn_core.data.layouts import LABELS_FILE, Sample, index, index_own, layout_of
+from ssn_core.data.layouts import LABELS_FILE, Sample, hold_out, index, layout_of
 from ssn_core.errors import InputError
 from ssn_core.files import write_csv
 
@@ -118,25 +118,18 @@ def write_labels(root: str | Path) -> Path:
     Raises:
         InputError: another layout than KolektorSDD2's, a problem in the folder, or a labels.csv that says otherwise.
     """
-    found, problems = _load("ksdd2", "ksdd2", Path(root))
-    if found.layout != "ksdd":
+    if layout_of(Path(root)) != "ksdd":
         raise InputError(f"{root} is not in KolektorSDD2's layout (train and test/*_GT.png).")
+    found, problems = _load("ksdd2", "ksdd2", Path(root))
     _refuse(str(root), problems)
     rows = [{"file": sample.image.name, "label": sample.label} for sample in found.train]
     return write_csv(found.root / "train" / LABELS_FILE, rows, ["file", "label"])
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """One line per sound category ("OK ...") and per problem ("PROBLEM ..."); ``status`` is the exit code, 0 or 1."""
-
-    lines: tuple[str, ...]
-    status: int
-
-
-def check(data_root: str | Path, dataset: str | None = None, category: str | None = None) -> CheckReport:
-    """Find every known data set under ``data_root`` (or only those asked for), validate it and compare its counts; a
-    folder that is none and holds none is validated as a person's own images.
+def check(data_root: str | Path, dataset: str | None = None, category: str | None = None) -> list[str]:
+    """Find every known data set under ``data_root`` (or only those asked for), validate it and compare its counts: a
+    line "OK ..." per sound category and "PROBLEM ..." per problem. A folder that is none and holds none is validated as
+    a person's own images.
 
     Raises:
         InputError: ``data_root`` is not a folder, or the data set or category asked for is unknown.
@@ -151,10 +144,8 @@ def check(data_root: str | Path, dataset: str | None = None, category: str | Non
     if dataset is None and category is None and (not found or found == [(*itself, root)] and itself not in EXPECTED):
         found = [(OWN, root.resolve().name, root)]
     lines = [line for known in found for line in _check_one(*known)]
-    if not lines:
-        wanted = f"{dataset or 'data set'} {category or ''}".rstrip()
-        lines = [f"PROBLEM {root}: no {wanted} at its top or one level down (see data/README.md)."]
-    return CheckReport(tuple(lines), int(any(line.startswith("PROBLEM") for line in lines)))
+    wanted = f"{dataset or 'data set'} {category or ''}".rstrip()
+    return lines or [f"PROBLEM {root}: no {wanted} at its top or one level down (see data/README.md)."]
 
 
 def _check_one(name: str, category: str, root: Path) -> list[str]:
@@ -170,11 +161,13 @@ def _check_one(name: str, category: str, root: Path) -> list[str]:
 
 
 def _load(name: str, category: str, root: Path, training_masks: bool = True) -> tuple[Dataset, list[str]]:
-    layout = layout_of(root)
+    layout = layout_of(root) or ("" if name == OWN else "ksdd")  # a damaged one's files are named, as KolektorSDD2's
+    train, test, problems = index(root, layout, training_masks)
     if name == OWN:
-        train, test, problems = index_own(root, layout, training_masks)
+        if not test and all(sample.label for sample in train):
+            problems.append(f"{root}: no images, and no data set at its top or one level down; see data/README.md.")
+        train, test = hold_out(train, test)
     else:
-        train, test, problems = index(root, layout, training_masks)
         for kind, label, split in (
             ("normal training", 0, train),
             ("normal test", 0, test),
@@ -182,7 +175,7 @@ def _load(name: str, category: str, root: Path, training_masks: bool = True) -> 
         ):
             if all(sample.label != label for sample in split):
                 problems.append(f"{root}: no {kind} image; training needs normal ones, and every metric compares both.")
-    return Dataset(name, category, layout or "", root, tuple(train), tuple(test)), sorted(problems)
+    return Dataset(name, category, layout, root, tuple(train), tuple(test)), sorted(problems)
 
 
 def _refuse(what: str, problems: list[str]) -> None:

@@ -42,46 +42,43 @@ class Sample:
     defect: str
 
 
-def layout_of(folder: Path) -> str | None:
-    """mvtec, ksdd or None, by content: training masks may be absent, so KolektorSDD2 is known by its test masks."""
+def layout_of(folder: Path) -> str:
+    """mvtec, ksdd or "", by content: training masks may be absent, so KolektorSDD2 is known by its test masks."""
     if os.path.isdir(folder / "train" / "good"):
         return "mvtec"
-    return "ksdd" if os.path.isdir(folder / "train") and any((folder / "test").glob("*_GT.*")) else None
+    return "ksdd" if os.path.isdir(folder / "train") and any((folder / "test").glob("*_GT.*")) else ""
 
 
-def index(root: Path, layout: str | None, training_masks: bool) -> tuple[list[Sample], list[Sample], list[str]]:
+def index(root: Path, layout: str, training_masks: bool) -> tuple[list[Sample], list[Sample], list[str]]:
     """Training samples, test samples and problems (a line each, the file first); every file is decoded once.
 
     MVTec AD's labels are its folders'; without any ground_truth folder a category has no masks. In KolektorSDD2's
     layout an image is defective where train/labels.csv (columns file,label) says so or, without that file, where its
     mask is not empty. ``training_masks=False`` lists no training mask, and opens none where there is a labels.csv.
+    A folder in neither layout has its good images for training.
     """
     problems = unread_images(root)
-    listed = _mvtec(root, problems) if layout == "mvtec" else _ksdd(root, training_masks, problems)
-    samples = _decoded(root, listed, problems)
-    train = [sample for sample in samples if sample.name.startswith("train/")]
-    test = samples[len(train) :]
-    return train if training_masks else [replace(sample, mask=None) for sample in train], test, sorted(problems)
-
-
-def index_own(root: Path, layout: str | None, training_masks: bool) -> tuple[list[Sample], list[Sample], list[str]]:
-    """The same of a folder in any form, where good images are enough; where none of its test images is good, a fifth of
-    the others, drawn by a fixed seed, becomes so: a threshold is chosen on images that trained nothing."""
-    if layout:
-        train, test, problems = index(root, layout, training_masks)
+    if layout == "mvtec":
+        listed = _mvtec(root, problems)
     else:
-        problems = []
-        samples = _decoded(root, _own(root, problems), problems)
-        train, test = ([s for s in samples if s.label == label] for label in (0, 1))
+        listed = _ksdd(root, training_masks, problems) if layout == "ksdd" else _own(root, problems)
+    train, test = [], []
+    for sample in _decoded(root, listed, problems):
+        trains = sample.name.startswith("train/") if layout else not sample.label
+        (train if trains else test).append(sample)
+    return train if training_masks else [replace(sample, mask=None) for sample in train], test, problems
+
+
+def hold_out(train: list[Sample], test: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Where none of a person's test images is good, a fifth of the good others, drawn by a fixed seed, becomes so: a
+    threshold is chosen on images that trained nothing."""
+    if not all(sample.label for sample in test):
+        return train, test
     good = [sample for sample in train if not sample.label]
-    if not good and not test:
-        problems.append(f"{root}: no images, and no data set at its top or one level down; see data/README.md.")
-    if all(sample.label for sample in test):
-        order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(good))
-        held_out = {good[i].name for i in order[: math.ceil(HELD_OUT * len(good))]}
-        test = [sample for sample in train if sample.name in held_out] + test
-        train = [sample for sample in train if sample.name not in held_out]
-    return train, test, sorted(problems)
+    order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(good))
+    held_out = {good[i].name for i in order[: math.ceil(HELD_OUT * len(good))]}
+    kept = [sample for sample in train if sample.name not in held_out]
+    return kept, [sample for sample in train if sample.name in held_out] + test
 
 
 def _decoded(root: Path, listed: Iterable[Listed], problems: list[str]) -> list[Sample]:
