@@ -109,13 +109,13 @@ def test_map_matrices_are_resize_then_blur(size_in: tuple[int, int], size_out: t
     low = torch.randn(2, 1, *size_in, generator=rng())
     resized = F.interpolate(low, size_out, mode="bilinear", align_corners=False)
     wanted = gaussian_blur(resized, [25, 25], [4.0, 4.0])[:, 0]
-    y, x = map_matrices(size_in, size_out, 4.0)
+    y, x = map_matrices(size_in, size_out)
     assert relative(y @ low[:, 0] @ x.T, wanted) < 1e-5
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 12, 40])
 def test_blur_keeps_a_constant_also_where_the_kernel_is_longer_than_the_image(n: int) -> None:
-    matrix = gaussian_blur_matrix(n, 4.0)
+    matrix = gaussian_blur_matrix(n)
     assert torch.allclose(matrix.sum(1), torch.ones(n, dtype=torch.float64)) and (matrix >= 0).all()
 
 
@@ -123,11 +123,11 @@ def test_matrices_first_made_in_inference_mode_serve_training_later() -> None:
     """The cached matrices are shared by prediction and training; an inference tensor cannot be saved for backward."""
     with torch.inference_mode():
         UpscaledConv((3, 11), (2, 6), (6, 22), 3, like=torch.zeros(1))
-        map_matrices((6, 22), (24, 88), 4.0)
+        map_matrices((6, 22), (24, 88))
     conv = UpscaledConv((3, 11), (2, 6), (6, 22), 3, like=torch.zeros(1))
     weight = torch.randn(2, 5, 3, 3, requires_grad=True)
     conv(torch.randn(1, 3, 11, 2), torch.randn(1, 2, 6, 3), weight, Kept()).sum().backward()
     low = torch.randn(1, 6, 22, requires_grad=True)
-    y, x = map_matrices((6, 22), (24, 88), 4.0)
+    y, x = map_matrices((6, 22), (24, 88))
     (y @ low @ x.T).sum().backward()
     assert weight.grad.abs().sum() > 0 and low.grad.abs().sum() > 0

@@ -19,7 +19,7 @@ from ssn_core.fast.moments import Kept
 from ssn_core.fast.row_bands import RowBands
 from ssn_core.fast.segmentation_step import LEAK
 from ssn_core.fast.upscaled_conv import Composed, UpscaledConv
-from ssn_core.models.detectors import BLUR_SIGMA, Detector, GapCamNet, MapScored, MemoryNet
+from ssn_core.models.detectors import Detector, GapCamNet, MapScored, MemoryNet
 from ssn_core.models.memory import nearest
 from ssn_core.models.upscale import border_bias, map_matrices, upscale
 
@@ -182,7 +182,7 @@ class _Sizes(nn.Module):
         kernels = {conv.taps for conv in model.modules() if isinstance(conv, Composed)}
         self.up = nn.ModuleDict({str(k): UpscaledConv(*shapes, k, like) for k in sorted(kernels)})
         self.bands = RowBands(*shapes, like)
-        along_y, along_x = map_matrices(self.feature_size, image_size, BLUR_SIGMA)
+        along_y, along_x = map_matrices(self.feature_size, image_size)
         border = None
         if model.border_weight is not None:
             border = border_bias(model.border_weight.float(), model.border_input.float(), self.feature_size)

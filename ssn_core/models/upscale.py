@@ -3,7 +3,7 @@
 With R the interpolation matrix of one axis and P its pooling matrix, the upscaled feature is
 ``Y = U_y X U_x^T`` with ``U = P R`` (SuperSimpleNet, section 3.1). A k x k convolution of Y is then a 1x1
 convolution per tap at low resolution, followed by the k shifted copies of ``U``, first along x, then along y:
-about six times fewer operations than convolving Y itself. Channels come last throughout: (B, H, W, C).
+about six times fewer operations than convolving Y itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+BLUR_SIGMA = 4.0  # pixels of the image
 
 
 def interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> Tensor:
@@ -54,11 +56,11 @@ def shifted_stack(matrix: Tensor, taps: int) -> Tensor:
     return torch.stack([padded[t : t + matrix.shape[0]] for t in range(taps)])
 
 
-def gaussian_blur_matrix(n: int, sigma: float) -> Tensor:
+def gaussian_blur_matrix(n: int) -> Tensor:
     """Gaussian blur of one axis, kernel 2*ceil(3 sigma)+1, mirrored at the border: a matrix (n, n)."""
-    radius = math.ceil(3 * sigma)
+    radius = math.ceil(3 * BLUR_SIGMA)
     offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (offsets.double() / BLUR_SIGMA) ** 2)
     kernel = kernel / kernel.sum()
     matrix = torch.zeros(n, n, dtype=torch.float64)
     for i in range(n):
@@ -104,10 +106,10 @@ def border_bias(weight: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def map_matrices(size_in: tuple[int, int], size_out: tuple[int, int], sigma: float) -> tuple[Tensor, Tensor]:
+def map_matrices(size_in: tuple[int, int], size_out: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Resize (bilinear) and Gaussian blur as one matrix an axis: ``map_out = Y map_in X^T``."""
     y, x = (
-        (gaussian_blur_matrix(o, sigma) @ interpolation_matrix(i, o, align_corners=False)).float()
+        (gaussian_blur_matrix(o) @ interpolation_matrix(i, o, align_corners=False)).float()
         for i, o in zip(size_in, size_out, strict=True)
     )
     return y, x
