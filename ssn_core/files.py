@@ -25,7 +25,7 @@ def writing(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be written ({error}); make room, or choose another place") from error
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None], previous: Path | None = None) -> Path:
+def write_atomic(path: str | Path, write: Callable[[Path], object], previous: Path | None = None) -> Path:
     """Call ``write(temporary_path)`` and rename the result to ``path``; a crash leaves the old file or none.
 
     ``previous``: the name that an old file gets; a crash then leaves at least one of the two whole. The temporary name
@@ -64,7 +64,7 @@ def reserve(path: Path, size: int) -> None:
 
 def write_bytes(path: str | Path, content: bytes | memoryview, previous: Path | None = None) -> Path:
     """Write atomically what a library made in memory: their own writers each have another error for a full disk."""
-    return write_atomic(path, lambda part: part.write_bytes(content) and None, previous)
+    return write_atomic(path, lambda part: part.write_bytes(content), previous)
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> Path:
@@ -79,7 +79,7 @@ def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write indented JSON atomically; NaN and infinity are refused, since JSON has no such number."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    return write_atomic(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+    return write_bytes(path, text.encode())
 
 
 def read_json(path: str | Path) -> Any:

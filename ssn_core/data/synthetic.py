@@ -149,28 +149,27 @@ def _save(path: Path, pixels: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture (H, W, 3) or (H, W) uint8, its defect mask (H, W) bool, and the same picture without the defect."""
+    """A picture (H, W, 3) or (H, W) uint8 and its defect mask (H, W) bool."""
 
     image: np.ndarray
     mask: np.ndarray
-    clean: np.ndarray
 
 
 def draw(kind: str, shape: tuple[int, int], seed: Sequence[int], defect: str | None = None) -> Drawing:
     """Draw one scene of ``kind`` at ``shape`` = (H, W); equal arguments give equal pixels.
 
-    Outside the mask the picture equals its clean twin exactly.
+    Outside the mask the picture equals exactly the one without ``defect``.
     """
     clean = _render(kind, shape, seed, None, 0)
     if defect is None:
-        return Drawing(clean, np.zeros(shape, bool), clean)
+        return Drawing(clean, np.zeros(shape, bool))
     for attempt in range(50):
         damaged = _render(kind, shape, seed, defect, attempt)
         change = np.abs(damaged.astype(int) - clean).reshape(*shape, -1).max(axis=2)
         mask = _region(change >= VISIBLE)
         if mask.sum() >= MIN_DEFECT:
             keep = mask if clean.ndim == 2 else mask[:, :, None]
-            return Drawing(np.where(keep, damaged, clean), mask, clean)
+            return Drawing(np.where(keep, damaged, clean), mask)
     raise RuntimeError(f"No visible {defect} on {kind} at {shape} in 50 attempts.")  # a fault of the scene itself
 
 
