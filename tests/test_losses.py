@@ -33,17 +33,22 @@ def test_focal_takes_booleans_and_far_logits() -> None:
     assert float(focal(torch.tensor([-100.0]), torch.tensor([True]))) == pytest.approx(100, rel=1e-4)
 
 
-def test_truncated_l1_is_a_mean_over_normal_plus_a_mean_over_anomalous_cells() -> None:
-    logits = torch.tensor([[-2.0, -0.5, -0.1, 0.4], [0.9, 0.5, 0.3, -1.0]])
-    targets = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]])
-    normal = (0 + 0 + 0.4 + 0.9) / 4  # max(0, 0.5 + logit)
-    anomalous = (0 + 0 + 0.2 + 1.5) / 4  # max(0, 0.5 - logit)
-    assert float(truncated_l1(logits, targets)) == pytest.approx(normal + anomalous)
-
-
-def test_truncated_l1_balances_sides_of_unequal_size() -> None:
-    logits, targets = torch.tensor([0.5, 0.5, 0.5, -0.5]), torch.tensor([0, 0, 0, 1])
-    assert float(truncated_l1(logits, targets)) == pytest.approx(1.0 + 1.0)
+@pytest.mark.parametrize(
+    ("normal", "anomalous", "weights", "wanted"),
+    [
+        # max(0, 0.5 + logit) of the normal cells, max(0, 0.5 - logit) of the anomalous ones
+        ([-2.0, -0.5, -0.1, 0.4], [0.9, 0.5, 0.3, -1.0], None, (0 + 0 + 0.4 + 0.9) / 4 + (0 + 0 + 0.2 + 1.5) / 4),
+        ([0.5, 0.5, 0.5], [-0.5], None, 1.0 + 1.0),  # sides of unequal size
+        # JIMS 2025 multiplies each cell's loss by its weight and then averages over the cells of its side
+        ([0.0], [0.0, 0.0], [1.0, 3.0, 0.75], 0.5 + (1.5 + 0.375) / 2),
+    ],
+)
+def test_truncated_l1_is_a_mean_over_normal_plus_a_mean_over_anomalous_cells(
+    normal: list[float], anomalous: list[float], weights: list[float] | None, wanted: float
+) -> None:
+    logits, targets = torch.tensor(normal + anomalous), torch.tensor([0] * len(normal) + [1] * len(anomalous))
+    found = truncated_l1(logits, targets, None if weights is None else torch.tensor(weights))
+    assert float(found) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -54,13 +59,6 @@ def test_truncated_l1_with_one_side_empty(side: int) -> None:
     assert float(found.detach()) == pytest.approx(wanted)
     found.backward()
     assert logits.grad.tolist() == pytest.approx([-0.5, -0.5] if side else [0.5, 0.5])
-
-
-def test_weights_scale_cells_not_the_count() -> None:
-    """JIMS 2025 multiplies each cell's loss by its weight and then averages over the cells of its side."""
-    logits, targets = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([1, 1, 0])
-    weights = torch.tensor([3.0, 0.75, 1.0])
-    assert float(truncated_l1(logits, targets, weights)) == pytest.approx((1.5 + 0.375) / 2 + 0.5)
 
 
 def test_map_loss_is_the_sum_of_both_and_passes_the_weights_on() -> None:

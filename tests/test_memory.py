@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import relative, tiny_config
+from support import relative, rng, tiny_config
 from torch import Tensor
 
 import ssn_core as ssn
@@ -20,10 +20,6 @@ from ssn_core.runs.store import run
 from ssn_core.runs.training_set import TrainingSet
 
 SIZES = ((6, 5), (3, 3))
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def tiny_memory(name: str = "memory", **changes: object) -> ssn.RunConfig:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from support import VARIANTS, calibrate, enliven, relative
+from support import VARIANTS, calibrate, enliven, relative, rng
 from torch import Tensor, nn
 
 import ssn_core as ssn
@@ -31,10 +31,6 @@ from ssn_core.models.upscale import upscale
 from ssn_core.runs.presets import PRESETS, preset
 
 SIZE = (64, 40)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def size_of(module: nn.Module) -> int:
@@ -246,7 +242,7 @@ def test_unknown_backbone_is_refused() -> None:
 
 
 def test_the_smooth_maximum_lies_between_mean_and_maximum_and_shares_the_gradient() -> None:
-    maps = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    maps = torch.randn(3, 5, 7, generator=rng()).requires_grad_()
     pooled = smooth_maximum(maps)
     assert (pooled > maps.mean((1, 2))).all() and (pooled < maps.amax((1, 2))).all()
     assert torch.allclose(smooth_maximum(torch.full((1, 4, 4), 1.5)), torch.tensor([1.5]))

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from support import rng
 from torch.nn import functional as F
 
 from ssn_core.models.noise import NoiseGenerator, perlin_masks, perlin_noise
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def plain_perlin(size: tuple[int, int], random: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from support import relative
+from support import relative, rng
 from torchvision.transforms.functional import gaussian_blur
 
 from ssn_core.fast.moments import Kept
@@ -23,10 +23,6 @@ from ssn_core.models.upscale import (
 
 #: layer2, layer3: even, odd (KolektorSDD2's 640 x 232 has 29 -> 15), and one row only
 SIZES = [((8, 8), (4, 4)), ((10, 29), (5, 15)), ((7, 3), (4, 2)), ((4, 6), (2, 3)), ((2, 4), (1, 2))]
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("align", [True, False])

@@ -30,9 +30,8 @@ def plates(tiny_sets: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture
 def without_masks(plates: Path) -> Path:
-    """The same with every training mask deleted; labels.csv stays."""
+    """The data root, with every training mask deleted; labels.csv stays."""
     masks = list((plates / "plates" / "train").glob("*_GT.png"))
     assert len(masks) == 14 and (plates / "plates" / "train" / "labels.csv").is_file()
     for mask in masks:
@@ -67,8 +66,8 @@ def assert_complete(result: RunResult) -> None:
     assert {"pixel_precision", "roc_score_tpr"} <= set(result.curves)
 
 
-def test_weak_training_runs_with_the_training_masks_deleted(without_masks: Path, tmp_path: Path) -> None:
-    result = run(tiny_config("weak_gap_cam"), tmp_path / "store", without_masks, log=quiet)
+def test_weak_training_runs_with_the_training_masks_deleted(plates: Path, tmp_path: Path) -> None:
+    result = run(tiny_config("weak_gap_cam"), tmp_path / "store", without_masks(plates), log=quiet)
     assert_complete(result)
     assert type(ssn.load_model(result.path)) is ssn.GapCamNet
     assert (result.history.loss_map == 0).all() and (result.history.loss_image > 0).all()
@@ -93,9 +92,7 @@ def test_the_guard_notices_a_training_mask(plates: Path, tmp_path: Path, monkeyp
 def test_result_is_the_same_with_and_without_the_masks(plates: Path, tmp_path: Path) -> None:
     config = tiny_config("weak_gap_cam")
     with_masks = run(config, tmp_path / "with", plates, log=quiet)
-    for mask in (plates / "plates" / "train").glob("*_GT.png"):
-        mask.unlink()
-    without = run(config, tmp_path / "without", plates, log=quiet)
+    without = run(config, tmp_path / "without", without_masks(plates), log=quiet)
     for name in ("metrics.json", "history.csv", "model.safetensors"):
         assert (with_masks.path / name).read_bytes() == (without.path / name).read_bytes()
     assert with_masks.info["data"] == without.info["data"]
@@ -110,18 +107,14 @@ def test_a_half_trained_weak_run_resumes_after_its_masks_are_deleted(plates: Pat
 
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "store", plates, checkpoint_seconds=0, log=interrupt)
-    for mask in (plates / "plates" / "train").glob("*_GT.png"):
-        mask.unlink()
-    assert_complete(run(config, tmp_path / "store", plates, log=quiet))
+    assert_complete(run(config, tmp_path / "store", without_masks(plates), log=quiet))
 
 
-def test_supersimplenet_from_image_labels_alone(
-    without_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_supersimplenet_from_image_labels_alone(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Defective images teach the score, synthetic regions on normal images the map."""
     guard(monkeypatch, is_training_mask)
     config = tiny_config("weak", batch_size=2)
-    result = run(config, tmp_path / "store", without_masks, log=quiet)
+    result = run(config, tmp_path / "store", without_masks(plates), log=quiet)
     assert_complete(result)
     assert (result.history.loss_map > 0).all()
 
@@ -144,11 +137,11 @@ def test_with_every_mask_mixed_supervision_is_full_supervision(plates: Path, tmp
 
 @pytest.mark.parametrize("name", ["weak_gap_cam_as_published", "supervised"])
 def test_rules_that_read_masks_say_which_are_missing(
-    name: str, without_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "build_model", lambda **_: pytest.fail("a model was built"))
     with pytest.raises(InputError) as caught:
-        run(tiny_config(name), tmp_path / "store", without_masks, log=quiet)
+        run(tiny_config(name), tmp_path / "store", without_masks(plates), log=quiet)
     assert "14 problems" in str(caught.value) and "_GT.png is missing" in str(caught.value)
     assert not list((tmp_path / "store").glob("*"))  # a store is tried first, and left empty
 

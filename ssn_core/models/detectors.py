@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ssn_core.data import images as image_io
+from ssn_core.data.images import read_image, to_rgb
 from ssn_core.errors import InputError
 from ssn_core.models.heads import CamHead, ClassificationHead, SegmentationHead, make_adaptor, smooth_maximum
 from ssn_core.models.memory import nearest
@@ -97,9 +97,9 @@ class Detector(nn.Module):
     def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:
         """Anomaly map and both scores of one image: a path, a PIL image or an (H, W, 3) uint8 array."""
         if isinstance(image, (str, Path)):
-            pixels = image_io.read_image(image)
+            pixels = read_image(image)
         elif isinstance(image, Image.Image):
-            pixels = image_io.to_rgb(image)
+            pixels = to_rgb(image)
         else:
             pixels = np.asarray(image)
         if self.training:
