@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import Request
@@ -11,6 +12,7 @@ import pytest
 from support import tiny_config
 
 import ssn_core as ssn
+from ssn_core.__main__ import main
 from ssn_core.data.synthetic import SyntheticCounts, make_synthetic
 from ssn_core.models import weights
 
@@ -32,6 +34,19 @@ def weights_dir() -> Path:
 def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four synthetic sets with a few 96 x 96 pictures each (plates: 192 x 72); read only."""
     return make_synthetic(tmp_path_factory.mktemp("tiny_sets"), size=96, counts=COUNTS)
+
+
+@pytest.fixture
+def failure(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one line on stderr of a command that ends with a code."""
+
+    def of(*words: object, code: int = 2) -> str:
+        assert main([str(word) for word in words]) == code
+        out, err = capsys.readouterr()
+        assert err.count("\n") == 1 and err.startswith("ssn: ") and "Traceback" not in out + err, err
+        return err
+
+    return of
 
 
 @pytest.fixture(autouse=True)

@@ -26,20 +26,7 @@ from ssn_core.runs.result import RunResult
 from ssn_core.study import explore
 
 TINY = ["backbone=efficientnet_lite0", "image_size=64,64", "batch_size=4"]
-Failure = Callable[..., str]
-
-
-@pytest.fixture
-def failure(capsys: pytest.CaptureFixture[str]) -> Failure:
-    """The one line on stderr of a command that ends with a code."""
-
-    def of(*words: object, code: int = 2) -> str:
-        assert main([str(word) for word in words]) == code
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1 and err.startswith("ssn: "), err
-        return err
-
-    return of
+Failure = Callable[..., str]  # the fixture of every test module
 
 
 @pytest.fixture(scope="module")
@@ -310,9 +297,9 @@ def gallery(trained: RunResult, parts: Path) -> Gallery:
 def test_a_threshold_parts_found_from_false_alarms() -> None:
     scores, labels = np.array([1.0, 2.0, 2.0, 3.0, 5.0]), np.array([0, 0, 1, 0, 1])
     counts = {t: decide(scores, labels, t) for t in (0.5, 2.0, 4.0, 5.0)}
-    assert {t: d.found.count for t, d in counts.items()} == {0.5: 2, 2.0: 1, 4.0: 1, 5.0: 0}
-    assert {t: d.false_alarms.count for t, d in counts.items()} == {0.5: 3, 2.0: 1, 4.0: 0, 5.0: 0}
-    assert (counts[4.0].found.total, counts[4.0].false_alarms.total) == (2, 3)
+    assert {t: found.count for t, (found, _) in counts.items()} == {0.5: 2, 2.0: 1, 4.0: 1, 5.0: 0}
+    assert {t: false_alarms.count for t, (_, false_alarms) in counts.items()} == {0.5: 3, 2.0: 1, 4.0: 0, 5.0: 0}
+    assert [rate.total for rate in counts[4.0]] == [2, 3]
 
 
 def test_thresholds_worth_a_look_hold_the_runs_own() -> None:
@@ -334,10 +321,20 @@ def test_a_gallery_decides_as_prediction_does(gallery: Gallery, trained: RunResu
     assert look.pixels.shape == (64, 64, 3) and look.truth is None and gallery.labelled
     assert look.anomaly_map.max() == pytest.approx(gallery.map_scores[3], abs=1e-3)
     found = evaluation.evaluate(trained, parts)
-    decisions = gallery.decisions(gallery.threshold.value)
-    assert (found["found"]["count"], found["false_alarms"]["count"]) == (
-        decisions.found.count, decisions.false_alarms.count,
-    )  # fmt: skip
+    decided = decide(gallery.map_scores, gallery.labels, gallery.threshold.value)
+    assert [found[name]["count"] for name in ("found", "false_alarms")] == [rate.count for rate in decided]
+
+
+def test_an_image_that_is_gone_is_named(
+    trained: RunResult, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(parts, tmp_path / "parts")
+    opened = Gallery.of(trained, tmp_path / "parts")
+    opened.samples[0].image.unlink()
+    monkeypatch.setattr(evaluation, "labelled_samples", lambda folder: opened.samples)
+    for look in (lambda: opened.look(0), lambda: evaluation.evaluate(trained, tmp_path / "parts")):
+        with pytest.raises(InputError, match=f"{opened.samples[0].image.name}: no such file"):
+            look()
 
 
 def test_marked_defects_are_shown(trained: RunResult, tiny_sets: Path) -> None:

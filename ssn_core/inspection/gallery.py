@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ssn_core.data.datasets import open_dataset
 from ssn_core.data.find import OWN
@@ -15,24 +14,14 @@ from ssn_core.data.images import read_mask
 from ssn_core.data.layouts import Sample
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
-from ssn_core.fast.inference import FoldedDetector, fold
-from ssn_core.inspection.prediction import inspect
-from ssn_core.inspection.threshold import Decisions, Threshold, decide
+from ssn_core.fast.inference import FoldedDetector
+from ssn_core.inspection.prediction import Inspected, inspect_all, opened
+from ssn_core.inspection.threshold import Threshold
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import project_root
 from ssn_core.runs.result import RunResult, load_run, locate_run
-from ssn_core.runs.store import load_model, run, usable_device
-
-
-@dataclass(frozen=True)
-class Look:
-    """One image at the model's size: ``pixels`` (h, w, 3) uint8, ``anomaly_map`` (h, w) logits, and the marked defect
-    (h, w) bool, None where no defective image of the folder is marked."""
-
-    pixels: np.ndarray
-    anomaly_map: np.ndarray
-    truth: np.ndarray | None
+from ssn_core.runs.store import run
 
 
 @dataclass(frozen=True)
@@ -47,17 +36,14 @@ class Gallery:
     map_scores: np.ndarray
     lowest: float
     model: FoldedDetector
-    device: torch.device
 
     @classmethod
     def of(cls, result: RunResult, folder: Path, device: str | None = None) -> Gallery:
         """Score the test images of ``folder``, or all of them where it has no test split."""
-        samples = labelled_samples(folder)
-        on = usable_device(device)
-        model = fold(load_model(result.path).to(on))
-        maps = (seen.anomaly_map for _, seen in inspect(model, [sample.image for sample in samples], on))
+        samples, model = labelled_samples(folder), opened(result, device)
+        maps = (seen.anomaly_map for seen in inspect_all(model, samples))
         ends = np.array([(values.min(), values.max()) for values in maps])
-        return cls(result, samples, ends[:, 1], float(ends[:, 0].min()), model, on)
+        return cls(result, samples, ends[:, 1], float(ends[:, 0].min()), model)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -77,21 +63,15 @@ class Gallery:
         """The run's own."""
         return Threshold.of(self.run)
 
-    def decisions(self, threshold: float) -> Decisions:
-        """See :func:`ssn_core.inspection.threshold.decide`."""
-        return decide(self.map_scores, self.labels, threshold)
-
-    def look(self, number: int) -> Look:
-        """Compute one image again: maps of thousands would not fit into memory."""
+    def look(self, number: int) -> Inspected:
+        """Compute one image again: maps of thousands would not fit into memory. With its marked defect where any of the
+        defective images is marked."""
         sample = self.samples[number]
-        [(_, seen)] = inspect(self.model, [sample.image], self.device)
-        if isinstance(seen, InputError):  # deleted since
-            raise seen
-        truth = None
-        if any(other.mask for other in self.samples if other.label):
-            size = seen.anomaly_map.shape
-            truth = np.zeros(size, bool) if sample.mask is None else read_mask(sample.mask, size)
-        return Look(seen.pixels, seen.anomaly_map, truth)
+        [seen] = inspect_all(self.model, [sample])
+        if not any(other.mask for other in self.samples if other.label):
+            return seen
+        size = seen.anomaly_map.shape
+        return replace(seen, truth=np.zeros(size, bool) if sample.mask is None else read_mask(sample.mask, size))
 
 
 def labelled_samples(folder: Path) -> tuple[Sample, ...]:

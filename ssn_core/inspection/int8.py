@@ -14,7 +14,7 @@ from ssn_core.data.images import read_image, resize_bilinear
 from ssn_core.errors import InputError
 from ssn_core.fast.export import session, speed
 from ssn_core.fast.int8 import int8_units, write_int8
-from ssn_core.files import write_atomic
+from ssn_core.files import write_bytes
 from ssn_core.inspection.threshold import Threshold, not_available
 from ssn_core.metrics import METRICS
 from ssn_core.runs.evaluation import Outputs, Truth, measure
@@ -52,7 +52,7 @@ def export_int8(run: RunResult, path: Path | None, data_root: str | None = None,
         log(f"calibrated on {len(chosen)} good training images, measured on {len(truth.labels)} test images")
         if refused := _compared(before, after, truth, threshold, log):
             raise InputError(f"{path} is not written: {refused}; export without --int8")
-        write_atomic(path, lambda part: part.write_bytes(rough.read_bytes()) and None)
+        write_bytes(path, rough.read_bytes())
         float32, int8 = speed(*calls, size=size)
     log(
         f"{path}: one image, {torch.get_num_threads()} threads: int8 {int8:.1f} ms, float32 {float32:.1f} ms, ratio "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ssn_core.data.images import list_images, read_image, resize_bilinear, resize_nearest
+from ssn_core.data.layouts import Sample
 from ssn_core.errors import InputError, Stopped
 from ssn_core.fast.inference import FoldedDetector, fold
 from ssn_core.files import write_atomic, write_csv
@@ -38,12 +40,13 @@ _RED, _OPACITY = np.array([230, 0, 40], np.float32), 0.7
 @dataclass(frozen=True)
 class Inspected:
     """One image's result, logits at the model's size (h, w), at which ``pixels`` (h, w, 3) uint8 are too; ``shape`` is
-    the file's own (H, W)."""
+    the file's own (H, W), ``truth`` (h, w) bool the marked defect where a gallery knows it."""
 
     shape: tuple[int, int]
     pixels: np.ndarray
     score: float
     anomaly_map: np.ndarray
+    truth: np.ndarray | None = None
 
     @property
     def map_score(self) -> float:
@@ -51,15 +54,28 @@ class Inspected:
         return float(self.anomaly_map.max())
 
 
+def opened(run: RunResult, device: str | None) -> FoldedDetector:
+    """A run's folded model on the device, see :func:`ssn_core.runs.store.usable_device`."""
+    on = usable_device(device)
+    return fold(load_model(run.path).to(on))
+
+
+def inspect_all(model: FoldedDetector, samples: Iterable[Sample]) -> Iterator[Inspected]:
+    """The results of a data set's images, which were readable when it was opened; :class:`InputError` if no longer."""
+    for _, result in inspect(model, [sample.image for sample in samples]):
+        if isinstance(result, InputError):
+            raise result
+        yield result
+
+
 def inspect(
     model: FoldedDetector,
     paths: Sequence[Path],
-    device: torch.device,
     then: Callable[[Path, Inspected], object] = lambda *_: None,
 ) -> Iterator[tuple[Path, Inspected | InputError]]:
     """Each image's result in the order given, or why it has none. Threads read two batches ahead of the model and do
     with every result what ``then`` does."""
-    size = batch_size(device)
+    size = batch_size(next(model.parameters()).device)
     batches = deque(paths[i : i + size] for i in range(0, len(paths), size))
     with ThreadPoolExecutor() as pool:
         reading: deque[tuple[Sequence[Path], Iterator[Any]]] = deque()
@@ -67,7 +83,7 @@ def inspect(
             while batches and len(reading) <= _AHEAD:
                 reading.append((batches[0], pool.map(lambda path: _read(path, model.image_size), batches.popleft())))
             batch, contents = reading.popleft()
-            results = list(zip(batch, _computed(model, list(contents), device), strict=True))
+            results = list(zip(batch, _computed(model, list(contents)), strict=True))
             list(pool.map(lambda pair: then(*pair), (pair for pair in results if isinstance(pair[1], Inspected))))
             yield from results
 
@@ -83,12 +99,12 @@ def _read(path: Path, size: tuple[int, int]) -> tuple[tuple[int, int], np.ndarra
 
 @single_precision
 @torch.inference_mode()
-def _computed(model: FoldedDetector, contents: list[Any], device: torch.device) -> list[Inspected | InputError]:
+def _computed(model: FoldedDetector, contents: list[Any]) -> list[Inspected | InputError]:
     """Results of a batch that was read, errors left where they are."""
     tensors = [content[2] for content in contents if not isinstance(content, InputError)]
     if not tensors:
         return contents
-    maps, scores = model(torch.stack(tensors).to(device))
+    maps, scores = model(torch.stack(tensors).to(next(model.parameters()).device))
     outputs = iter(zip(scores.tolist(), maps.cpu().numpy(), strict=True))
     return [c if isinstance(c, InputError) else Inspected(*c[:2], *next(outputs)) for c in contents]
 
@@ -121,10 +137,9 @@ def predict(run: RunResult, arguments: Sequence[str], out: Path | None, device: 
     paths = [path for path in expand(arguments) if out is None or out.resolve() not in path.resolve().parents]
     if not paths:
         raise InputError(f"all images lie in {out}, where results go; choose another folder for one of them")
-    on = usable_device(device)
-    model = fold(load_model(run.path).to(on))
+    model = opened(run, device)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    counts, stopped = {"good": 0, "defective": 0, "unread": 0}, False
+    counts = {"good": 0, "defective": 0, "unread": 0}
 
     def draw(path: Path, result: Inspected) -> None:
         if out is not None:
@@ -133,20 +148,17 @@ def predict(run: RunResult, arguments: Sequence[str], out: Path | None, device: 
             _draw(result, threshold, out / "heatmaps" / name, out / "masks" / name)
 
     def rows() -> Iterator[dict[str, str]]:
-        nonlocal stopped
-        results = inspect(model, paths, on, draw)
-        try:
+        results = inspect(model, paths, draw)
+        with contextlib.suppress(KeyboardInterrupt):  # the table gets the rows that there are
             for path, result in tqdm(results, "images", len(paths), leave=False, disable=None if out else True):
                 if isinstance(result, InputError):
                     counts["unread"] += 1
                     tqdm.write(f"left out: {result}", file=sys.stderr)
                     continue
                 decision = "defective" if result.map_score > threshold else "good"
-                counts[decision] += 1
                 scores = {"score": f"{result.score:.9g}", "map_score": f"{result.map_score:.9g}"}
                 yield {"image": str(path), **scores, "decision": decision}
-        except KeyboardInterrupt:  # the table gets the rows that there are
-            stopped = True
+                counts[decision] += 1
 
     if out is not None:
         write_csv(out / "scores.csv", rows(), COLUMNS)
@@ -154,9 +166,9 @@ def predict(run: RunResult, arguments: Sequence[str], out: Path | None, device: 
         printed = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         printed.writeheader()
         printed.writerows(rows())
-    if stopped:
+    if (done := sum(counts.values())) < len(paths):
         place = f"are in {out / 'scores.csv'}" if out else "were printed"
-        raise Stopped(f"stopped after {sum(counts.values())} of {len(paths)} images, whose scores {place}")
+        raise Stopped(f"stopped after {done} of {len(paths)} images, whose scores {place}")
     return counts
 
 

@@ -63,18 +63,12 @@ class Threshold:
         return f"threshold {self.value:.6g}, the {kind}; false alarms among them: {self.false_alarms}"
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """What a threshold makes of labelled images: how many of the defective and of the good ones are above it."""
-
-    found: Rate
-    false_alarms: Rate
-
-
-def decide(map_scores: np.ndarray, labels: np.ndarray, threshold: float) -> Decisions:
-    """Decisions over images by the maxima of their maps (n,); ``labels`` (n,): 0 good, 1 defective."""
+def decide(map_scores: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[Rate, Rate]:
+    """Of images with these maxima of their maps (n,) and labels (n,), 0 good, 1 defective: how many of the defective
+    ones are found, and how many of the good ones are false alarms."""
     above = map_scores > threshold
-    return Decisions(*(Rate(int(above[labels == label].sum()), int((labels == label).sum())) for label in (1, 0)))
+    found, false_alarms = (Rate(int(above[labels == label].sum()), int((labels == label).sum())) for label in (1, 0))
+    return found, false_alarms
 
 
 def not_available(metrics: Mapping[str, Any], labels: Iterable[int]) -> str:

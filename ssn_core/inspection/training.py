@@ -127,4 +127,4 @@ def epochs_within(
     steps = math.ceil(len(training.entries) / config.batch_size)
     left = 60 * minutes - (now - start) - 2 * image * (len(training.entries) + len(dataset.test))
     epochs = min(max(int(left / (steps * step)), 1), MOST_EPOCHS)
-    return {"epochs": epochs, "seconds_per_step": step, "seconds_per_image": image, "steps_per_epoch": steps}
+    return {"epochs": epochs, "seconds_per_step": step, "steps_per_epoch": steps}

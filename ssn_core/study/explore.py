@@ -17,7 +17,8 @@ from ssn_core.study.panels import MAP_COLOURS
 from ssn_core.study.style import DEFECTIVE, NORMAL, styled
 
 if TYPE_CHECKING:  # it loads torch
-    from ssn_core.inspection.gallery import Gallery, Look
+    from ssn_core.inspection.gallery import Gallery
+    from ssn_core.inspection.prediction import Inspected
 
 _KINDS, _ALL = ((0, "good", NORMAL), (1, "defective", DEFECTIVE)), ((0, "all", NORMAL),)
 _BINS, _POINTS, _MARGIN = 30, 200, 8
@@ -86,10 +87,10 @@ def decided(gallery: Gallery, threshold: float, number: int) -> list[str]:
 
 
 def _counts(gallery: Gallery, threshold: float) -> str:
-    decisions = gallery.decisions(threshold)
+    found, false_alarms = decide(gallery.map_scores, gallery.labels, threshold)
     if not gallery.labelled:
-        return f"called defective {decisions.false_alarms}; no image is labelled so"
-    return f"defective images found {decisions.found}, false alarms {decisions.false_alarms}"
+        return f"called defective {false_alarms}; no image is labelled so"
+    return f"defective images found {found}, false alarms {false_alarms}"
 
 
 def sentences(gallery: Gallery) -> list[str]:
@@ -98,13 +99,13 @@ def sentences(gallery: Gallery) -> list[str]:
     said = [f"The run's own {own}.", f"In these {len(gallery)} images, with it: {_counts(gallery, own.value)}."]
     if gallery.labelled:
         worst = gallery.map_scores[gallery.labels == 1].min()
-        lower = decide(gallery.map_scores, gallery.labels, np.nextafter(worst, -np.inf))
-        said.append(f"To find every defective image the threshold must lie below {worst:.2f}: {lower.false_alarms} "
+        _, false_alarms = decide(gallery.map_scores, gallery.labels, np.nextafter(worst, -np.inf))
+        said.append(f"To find every defective image the threshold must lie below {worst:.2f}: {false_alarms} "
                     "are then false alarms.")  # fmt: skip
     return said
 
 
-def overview(gallery: Gallery, look: Look, number: int, threshold: float) -> Figure:
+def overview(gallery: Gallery, look: Inspected, number: int, threshold: float) -> Figure:
     """One image above, and below it the set: scores, and the share above the threshold for each threshold."""
     height, width = look.anomaly_map.shape
     top = ["image", "map", "mask"] + (["truth"] if look.truth is not None else [])
@@ -130,7 +131,7 @@ def overview(gallery: Gallery, look: Look, number: int, threshold: float) -> Fig
     return figure
 
 
-def _draw_image(axes: dict[str, Axes], gallery: Gallery, look: Look, threshold: float) -> None:
+def _draw_image(axes: dict[str, Axes], gallery: Gallery, look: Inspected, threshold: float) -> None:
     gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
     scale = {"cmap": MAP_COLOURS, "vmin": gallery.lowest, "vmax": gallery.map_scores.max()}  # one for all images
     pictures = {
