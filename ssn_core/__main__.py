@@ -3,12 +3,11 @@ needs only when it is called: help needs no torch."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -81,6 +80,7 @@ def train(
     Example: ssn train parts/
     """
     from ssn_core.inspection.training import train as train_on
+    from ssn_core.runs.fields import parse_fields
 
     result = train_on(folder, minutes, parse_fields(fields), store, device, recipe)
     _show(result)
@@ -188,6 +188,7 @@ def run_preset(
 
     Example: ssn run scenario_a category=screw epochs=40
     """
+    from ssn_core.runs.fields import parse_fields
     from ssn_core.runs.presets import preset as configured
 
     config = configured(preset, **parse_fields(fields))
@@ -199,15 +200,23 @@ def run_preset(
     print(f"run folder: {result.path}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench(context: typer.Context) -> int:
-    """Measure speed ratios in one run; options go to python -m ssn_core.bench.
+@app.command()
+def bench(
+    profile: Annotated[str, typer.Option(help="what to measure, and where the table goes")] = "cpu",
+    only: Annotated[str, typer.Option(metavar="TEXT", help="groups whose name holds this text")] = "",
+    peers: Annotated[str | None, typer.Option(metavar="PYTHON", help="of an environment that has anomalib")] = None,
+    device: Device = None,
+) -> None:
+    """Measure speed ratios in one run, print them and write bench.csv beside the profile's figures.
 
     Example: ssn bench --profile cpu
     """
-    from ssn_core.bench.__main__ import main as measure
+    from ssn_core.bench.measure import FILE, measure
+    from ssn_core.runs.profiles import load_profile
 
-    return measure(context.args)
+    measured = load_profile(profile)
+    measure(measured, device, only, peers)
+    print(f"table: {measured.figures / FILE}")
 
 
 @app.command()
@@ -239,36 +248,6 @@ def _show(result: RunResult) -> None:
         print(f"n/a: {reason}")
     print(Threshold.of(result))
     print(f"run folder: {result.path}")
-
-
-def parse_fields(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs; values are YAML scalars, ``image_size=640,232`` is a pair, and a field of RunConfig that is
-    text stays text (a category may be called 01 or on)."""
-    from ssn_core.runs.config import RunConfig
-
-    text_fields = {name for name, field in RunConfig.model_fields.items() if isinstance(field.default, str)}
-    fields: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, separator, text = pair.partition("=")
-        if not separator or not name:
-            raise InputError(f"{pair!r} is not FIELD=VALUE, for example category=screw")
-        fields[name] = text if name in text_fields else _value(pair, name, text)
-    return fields
-
-
-def _value(pair: str, name: str, text: str) -> Any:
-    import yaml
-
-    try:
-        value = yaml.safe_load(f"[{text}]" if name == "image_size" else text)
-    except yaml.YAMLError:
-        raise InputError(
-            f"{pair!r}: {text!r} is no value; write a number, a word or, for image_size, 640,232"
-        ) from None
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # YAML takes 1e-4 for text, since it has no point
-            return float(value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -6,16 +6,18 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ssn_core as ssn
-from ssn_core.__main__ import main, parse_fields
+from ssn_core.__main__ import main
 from ssn_core.errors import InputError
 from ssn_core.models import weights
 from ssn_core.runs import store
+from ssn_core.runs.fields import parse_fields
 from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import run_command
 
@@ -30,14 +32,6 @@ TINY = [
     "noise_unit=feature_std",
     "noise_std=4e-1",
 ]
-
-
-def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    """The one line that a failing command prints."""
-    assert main(arguments) == code
-    out, err = capsys.readouterr()
-    assert err.count("\n") == 1 and err.startswith("ssn: ") and "Traceback" not in out + err
-    return err
 
 
 @pytest.mark.parametrize(
@@ -66,21 +60,28 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int 
     ],
 )
 def test_a_mistake_is_one_line_and_code_two(
-    arguments: list[str], message: str, tiny_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tiny_sets: Path, tmp_path: Path, failure: Callable[..., str]
 ) -> None:
     if arguments[0] == "run":
         arguments = [*arguments, "--data-root", str(tiny_sets), "--store", str(tmp_path)]
-    assert message in failure(arguments, capsys)
+    assert message in failure(*arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_traceback_from_the_command_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ssn_core", "run", "scenario_a", "noise_std=-1"], "ssn: RunConfig: noise_std=-1"),
+        (["ssn_core.bench", "--profile", "nosuch"], "ssn: profile 'nosuch' is unknown"),
+    ],
+)
+def test_no_traceback_from_the_command_itself(words: list[str], message: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ssn_core", "run", "scenario_a", "noise_std=-1"],
+        [sys.executable, "-m", *words],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith("ssn: RunConfig: noise_std=-1")
+    assert done.stderr.splitlines()[-1].startswith(message)
     assert "Traceback" not in done.stderr
 
 
@@ -111,18 +112,18 @@ def test_a_reader_that_goes_away_is_no_traceback(tiny_sets: Path) -> None:
 
 
 def test_ctrl_c_before_anything_is_saved_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[..., str]
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "open_dataset", interrupt)
-    line = failure(["run", "scenario_a", *TINY, "--store", str(tmp_path)], capsys, code=130)
+    line = failure("run", "scenario_a", *TINY, "--store", tmp_path, code=130)
     assert "the same command starts again" in line
 
 
 def test_missing_weights_are_one_line(
-    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[..., str]
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no network")
@@ -131,9 +132,9 @@ def test_missing_weights_are_one_line(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(store.torch.hub, "_hub_dir", None)
     monkeypatch.setattr(weights, "urlopen", fail)
-    where = ["--data-root", str(tiny_sets), "--store", str(tmp_path)]
-    arguments = ["run", "scenario_a", *where, *TINY, "backbone=resnet18"]  # fields after options
-    assert "Three ways out: (1)" in failure(arguments, capsys)
+    where = ["--data-root", tiny_sets, "--store", tmp_path]
+    line = failure("run", "scenario_a", *where, *TINY, "backbone=resnet18")  # fields after options
+    assert "Three ways out: (1)" in line
 
 
 def test_a_run_then_a_prediction(tiny_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,10 +159,10 @@ def test_a_run_then_a_prediction(tiny_sets: Path, tmp_path: Path, capsys: pytest
 
 
 def test_training_that_breaks_down_is_one_line_and_code_one(
-    tiny_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_sets: Path, tmp_path: Path, failure: Callable[..., str]
 ) -> None:
-    arguments = ["run", "scenario_a", *TINY, "epochs=3", "head_lr=1e35", "--data-root", str(tiny_sets)]
-    line = failure([*arguments, "--store", str(tmp_path)], capsys, code=1)
+    arguments = ["run", "scenario_a", *TINY, "epochs=3", "head_lr=1e35", "--data-root", tiny_sets]
+    line = failure(*arguments, "--store", tmp_path, code=1)
     assert "the loss is not finite" in line and "lower adaptor_lr, head_lr or noise_std" in line
 
 
