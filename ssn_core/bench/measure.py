@@ -29,7 +29,6 @@ COLUMNS = [
     "value", "unit", "spread_low", "spread_high", "ratio_to_plain", "conditions",
 ]  # fmt: skip
 _LEAST_TURNS = 3
-_COUNTED = ("latency_batch1", "training_step_batch8", "precision")  # beside these stands what is counted
 Row = dict[str, Any]
 
 
@@ -88,17 +87,17 @@ def _line(row: Row) -> str:
 
 
 @contextlib.contextmanager
-def _process(form: Form, peers: str | None) -> Iterator[Callable[..., Row]]:
-    """A form in a process of its own; gives what sends it a command and waits for its answer."""
+def _process(form: Form, peers: str | None) -> Iterator[Callable[..., Any]]:
+    """A :class:`ssn_core.bench.process.Worker` in a process of its own; gives what calls a method of it by name."""
     python = peers if form.variant.startswith(PEER) else sys.executable
     process = subprocess.Popen(
         [python, "-m", "ssn_core.bench.process", json.dumps(form)], cwd=project_root(), text=True, bufsize=1,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
 
-    def ask(**command: Any) -> Row:
+    def ask(method: str, *arguments: Any) -> Any:
         with contextlib.suppress(BrokenPipeError):  # it has stopped; the missing answer says so
-            process.stdin.write(json.dumps(command) + "\n")
+            process.stdin.write(json.dumps([method, *arguments]) + "\n")
         if not (answer := process.stdout.readline()):
             raise InputError(f"the benchmark's process of {form} stopped; its own message stands above")
         return json.loads(answer)
@@ -115,16 +114,16 @@ def _measured(group: Group, settings: Settings, peers: str | None) -> list[Row]:
     with contextlib.ExitStack() as stack:
         forms = [stack.enter_context(_process(form, peers)) for form in group.forms]
         for point in group.points:
-            where = [ask(point=point)["where"] for ask in forms]
+            where = [ask("begin", *point) for ask in forms]
             answers: list[list[Row]] = [[] for _ in forms]
             started = time.monotonic()
             for turn in range(settings.turns):
                 if turn >= _LEAST_TURNS and time.monotonic() - started > settings.seconds:
                     break
                 for ask, own in zip(forms, answers, strict=True):
-                    own.append(ask(turn=turn))
+                    own.append(ask("turn"))
             for ask, own in zip(forms, answers, strict=True):
-                own.append(ask(count=point.measurement in _COUNTED))
+                own.append(ask("count"))
             table += rows(group, point, answers, where)
     return table
 

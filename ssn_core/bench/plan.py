@@ -12,7 +12,7 @@ from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import Profile
 
 Model = tuple[str, str]  # experiment, backbone
-#: forms that only a GPU has, of the first two models of a profile: see :class:`ssn_core.bench.forms.Inference`
+#: forms that are timed on a GPU alone, of the first two models of a profile: see :func:`ssn_core.bench.forms.inference`
 GPU_FORMS = ("plain", "compiled", "fold", "graph", "graph_compiled")
 PEER = "anomalib"
 _FORMS = ("plain", "fold", PEER)

@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssn_core.bench.forms import KINDS, Call
+from ssn_core.bench.forms import KINDS, Call, Facts
 from ssn_core.bench.plan import Form, Point
 
+_COUNTED = ("latency_batch1", "training_step_batch8")  # beside these stand operations and bytes
 _COUNTED_STEPS = 8  # of the fast form, whose operations go with the area that each step's masks happen to have
 _TURN_SECONDS = 0.3  # a turn repeats a shorter call until it has lasted so long
 
@@ -52,38 +53,57 @@ def count(call: Call, times: int = 1) -> tuple[float, float]:
 
 
 def serve(form: Form) -> None:
-    """Read commands, one JSON object a line, and answer each with one: measurement -> (value, unit)."""
+    """Read the names of :class:`Worker`'s methods with their arguments, one JSON list a line, and answer each with one
+    line of JSON."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
-    before, facts, cuda = _memory("VmRSS"), {}, form.device.startswith("cuda")
-    prepare = KINDS[form.kind](form, facts)
-    place = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    worker = Worker(form)
     for line in sys.stdin:
-        command, answer = json.loads(line), {}
-        if "point" in command:
-            point = Point(*command["point"])
-            call = prepare(point)
-            if cuda:
-                torch.cuda.empty_cache()  # of the point before
-            call()  # the warm-up
-            repeats = max(1, int(_TURN_SECONDS / _seconds(call, 1)))
-            package = "openvino" if form.variant.endswith("openvino") else "onnxruntime"
-            package = package if form.kind == "runtime" else "torch"
-            answer = {"where": f"{place}, {package} {version(package).split('+')[0]}"}
-        elif "turn" in command:
-            told = _reset_peak(cuda)
-            answer[point.measurement] = timed(point, _seconds(call, repeats))
-            if told and form.kind not in ("machine", "runtime"):  # a file's export takes more than its forward
-                peak = _gpu_peak(form) if cuda else _memory("VmHWM") - before
-                answer[f"memory_{point.measurement}"] = (peak / 1e6, "MB")
-        elif point.measurement == "precision":
-            answer = {name: fact for name, fact in facts.items() if name == "error"}
-        elif command["count"]:
-            suffix = "_training" if form.kind == "training" else ""
-            operations, traffic = count(call, _COUNTED_STEPS if form.variant == "fast" else 1)
-            answer = facts | {f"operations{suffix}": (operations / point.batch / 1e9, "GFLOP/image")}
-            answer[f"traffic{suffix}"] = (traffic / point.batch / 1e6, "MB/image")
-        print(json.dumps(answer), file=answers)
+        method, *arguments = json.loads(line)
+        print(json.dumps(getattr(worker, method)(*arguments)), file=answers)
+
+
+class Worker:
+    """A form at one point after the other."""
+
+    def __init__(self, form: Form) -> None:
+        self.form, self.cuda = form, form.device.startswith("cuda")
+        self.before, self.facts = _memory("VmRSS"), {}
+        self.prepare = KINDS[form.kind](form, self.facts)
+
+    def begin(self, *point: Any) -> str:
+        """Prepare a point and warm up; -> where it runs."""
+        self.point = Point(*point)
+        self.call = self.prepare(self.point)
+        if self.cuda:
+            torch.cuda.empty_cache()  # of the point before
+        self.call()
+        self.repeats = max(1, int(_TURN_SECONDS / _seconds(self.call, 1)))
+        processor = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        runtime = "openvino" if self.form.variant.endswith("openvino") else "onnxruntime"
+        package = runtime if self.form.kind == "runtime" else "torch"
+        place = torch.cuda.get_device_name() if self.cuda else processor
+        return f"{place}, {package} {version(package).split('+')[0]}"
+
+    def turn(self) -> Facts:
+        """Time and, where it can be told, peak memory."""
+        measurement, told = self.point.measurement, _reset_peak(self.cuda)
+        answer = {measurement: timed(self.point, _seconds(self.call, self.repeats))}
+        if told and self.form.kind not in ("machine", "runtime"):  # a file's export takes more than its forward
+            peak = _gpu_peak(self.form) if self.cuda else _memory("VmHWM") - self.before
+            answer[f"memory_{measurement}"] = (peak / 1e6, "MB")
+        return answer
+
+    def count(self) -> Facts:
+        """What no clock measures, once for a form: see :data:`_COUNTED`."""
+        if self.point.measurement == "precision":
+            return {name: fact for name, fact in self.facts.items() if name == "error"}
+        if self.point.measurement not in _COUNTED:
+            return {}
+        suffix = "_training" if self.form.kind == "training" else ""
+        operations, traffic = count(self.call, _COUNTED_STEPS if self.form.variant == "fast" else 1)
+        answer = self.facts | {f"operations{suffix}": (operations / self.point.batch / 1e9, "GFLOP/image")}
+        return answer | {f"traffic{suffix}": (traffic / self.point.batch / 1e6, "MB/image")}
 
 
 def timed(point: Point, seconds: float) -> tuple[float, str]:

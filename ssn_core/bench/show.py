@@ -82,23 +82,22 @@ def table3(table: pd.DataFrame, references: bool = True) -> pd.DataFrame:
 def gpu_table(table: pd.DataFrame) -> pd.DataFrame:
     """Forwards on a GPU in half precision, beside what the course and the paper measured on theirs: one row per network
     and form; cells are text. What was not measured is "not run", and the last column names the command."""
-    columns, networks = {**_TIMED, **_PEAKS}, (("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18"))
-    others = [(BACKBONES[m[1]], "course report", _course(*m), "P100, half precision") for m in networks]
-    names = ("latency_batch1", "throughput_batch16", "memory_latency_batch1", "tflops")  # of its columns
+    networks = ("baseline", "wide_resnet50_2"), ("scenario_a", "resnet18")
+
+    def row(backbone: str, form: str, values: Mapping[str, float], conditions: str, missing: str = "") -> dict:
+        cells = _cells(values, _TIMED | _PEAKS, missing)
+        return {"backbone": BACKBONES[backbone], "form": form} | cells | {"conditions": conditions}
+
+    rows = [row(model[1], "course report", _course(*model), "P100, half precision") for model in networks]
+    names = ("latency_batch1", "throughput_batch16", "memory_latency_batch1", "tflops")  # of the paper's columns
     paper = dict(zip(names, reference("supersimplenet_published_speed").median(), strict=True))
-    others.append((BACKBONES["wide_resnet50_2"], "SuperSimpleNet as published", paper, "V100S"))
-    rows = [
-        {"backbone": backbone, "form": form} | _cells(values, columns, "") | {"conditions": conditions}
-        for backbone, form, values, conditions in others
-    ]
+    rows.append(row("wide_resnet50_2", "SuperSimpleNet as published", paper, "V100S"))
     gpu = table[table["measurement"].str.contains("gpu_")]
     gpu = gpu.assign(measurement=gpu["measurement"].str.replace("gpu_", ""))
     values, conditions = wide(gpu), _conditions(gpu, "latency_batch1")
-    for model in networks:
-        for variant in GPU_FORMS:
-            own = values.loc[key] if (key := (*model, variant)) in values.index else {}
-            row = {"backbone": BACKBONES[model[1]], "form": _FORMS[variant][0]} | _cells(own, columns, "not run")
-            rows.append(row | {"conditions": conditions.get(key, GPU_COMMAND)})
+    for key in ((*model, variant) for model in networks for variant in GPU_FORMS):
+        own = values.loc[key] if key in values.index else {}
+        rows.append(row(key[1], _FORMS[key[2]][0], own, conditions.get(key, GPU_COMMAND), "not run"))
     return pd.DataFrame(rows)
 
 
