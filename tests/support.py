@@ -96,7 +96,7 @@ def tiny_checkout(root: Path, experiments: dict[str, Any], **defaults: Any) -> P
     fields = {k: v for k, v in tiny_config(**defaults).as_dict().items() if v != usual[k]}
     del fields["experiment"], fields["category"]
     profile = {"description": "tiny", "store": "store", "figures": "figures", "synthetic": True}
-    profile |= {"skip_unavailable": False, "defaults": fields, "experiments": experiments, "bench": {}}
+    profile |= {"defaults": fields, "experiments": experiments, "bench": {}}
     (root / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
     return root
 

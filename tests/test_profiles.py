@@ -40,7 +40,6 @@ def write(root: Path, **changes: Any) -> None:
         "store": "store",
         "figures": "figures",
         "synthetic": False,
-        "skip_unavailable": True,
         "defaults": defaults,
         "experiments": {"scenario_a": {"categories": ["ring", "weave"], "seeds": [0, 1]}},
         "bench": {},
@@ -89,18 +88,17 @@ def test_full_profile_is_the_published_protocol() -> None:
 
 def test_demo_profile_needs_no_download_and_no_data() -> None:
     profile = load_profile("demo")
-    assert profile.synthetic and not profile.skip_unavailable
+    assert profile.synthetic
     for experiment in profile.experiments:
         for config in profile.configs(experiment):
             assert (config.dataset, config.backbone) == ("synthetic", "efficientnet_lite0")
             assert config.noise_unit != "absolute"  # that backbone's features are some forty times larger
 
 
-def test_categories_betas_and_seeds_multiply(checkout: Path) -> None:
-    write(checkout, experiments={"learned_noise_v2": {"categories": ["ring"], "betas": [0.1, 0.5], "seeds": [3, 4, 5]}})
-    configs = load_profile("small").configs("learned_noise_v2")
-    assert [(c.beta, c.seed) for c in configs] == [(b, s) for b in (0.1, 0.5) for s in (3, 4, 5)]
-    assert {c.category for c in configs} == {"ring"}
+def test_categories_and_seeds_multiply(checkout: Path) -> None:
+    write(checkout, experiments={"scenario_a": {"categories": ["ring", "weave"], "seeds": [3, 4, 5]}})
+    configs = load_profile("small").configs("scenario_a")
+    assert [(c.category, c.seed) for c in configs] == [(c, s) for c in ("ring", "weave") for s in (3, 4, 5)]
 
 
 def test_an_experiment_may_have_several_entries(checkout: Path) -> None:
@@ -117,13 +115,14 @@ def test_an_experiment_may_have_several_entries(checkout: Path) -> None:
     [
         ({"colour": "red"}, "small.yaml: keys colour are unknown or missing"),
         ({"store": ...}, "small.yaml: keys store are unknown or missing"),
+        ({"name": "other"}, "small.yaml: keys name are unknown or missing"),
         (
             {"experiments": {"scenario_z": {}}},
             "small.yaml: scenario_z: preset 'scenario_z' is unknown; choose one of baseline",
         ),
         ({"experiments": {"scenario_a": {"epoch": 3}}}, "small.yaml: scenario_a: RunConfig: no field 'epoch'"),
         ({"experiments": {"scenario_a": {"noise_std": 0}}}, "small.yaml: scenario_a: RunConfig: noise_std=0 must"),
-        ({"experiments": {"scenario_a": ["ring"]}}, "small.yaml: scenario_a must be a mapping"),
+        ({"experiments": {"scenario_a": ["ring"]}}, "small.yaml: scenario_a: an entry must be a mapping"),
         ({"experiments": {"scenario_a": {"seeds": 3}}}, "small.yaml: scenario_a: seeds must be a list"),
         ({"experiments": ["scenario_a"]}, "small.yaml: experiments must be a mapping"),
         ({"defaults": 3}, "small.yaml: defaults must be a mapping"),
@@ -158,8 +157,9 @@ def test_what_is_not_at_hand_is_not_run_and_says_how(
     missing = outcomes[1]
     assert missing.reason.startswith("data: ") and "weave" in missing.reason
     assert missing.command == run_command(missing.config) and "category=weave" in missing.command
-    write(checkout, skip_unavailable=False)
-    with pytest.raises(InputError, match="profile 'small': data: .*weave"):
+    monkeypatch.setattr(profiles, "make_synthetic", lambda _: None)
+    write(checkout, synthetic=True, experiments={"scenario_a": {"categories": ["weave"]}})
+    with pytest.raises(InputError, match="weave"):  # nothing is left out of a profile whose data are drawn
         load_profile("small").run("scenario_a", log=lambda _: None)
     shutil.rmtree(checkout / "data")  # a finished run is shown without its data
     assert isinstance(load_profile("small").run([outcomes[0].config], log=lambda _: None)[0], RunResult)

@@ -25,7 +25,7 @@ from ssn_core.runs.result import load_run
 from ssn_core.runs.store import run
 from ssn_core.study import tables
 
-LEARNED = {"categories": ["thread"], "betas": [0.1, 0.5]}
+LEARNED = [{"categories": ["thread"], "beta": beta} for beta in (0.1, 0.5)]
 
 
 @pytest.fixture

@@ -85,80 +85,10 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> RunConfig:
-        problems = [text for broken, text in self._contradictions() if broken]
+        problems = [*_in_its_name(self), *_in_its_noise(self), *_in_its_method(self), *_in_its_supervision(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-    def _contradictions(self) -> Iterator[tuple[bool, str]]:
-        yield (
-            len(os.fsencode(self.run_id)) > MAX_NAME,
-            f"experiment and category make a folder name of {len(os.fsencode(self.run_id))} bytes; at most {MAX_NAME}",
-        )
-        learned = self.noise not in FIXED_NOISES
-        yield (
-            self.experiment.startswith("scenario_b") and self.adaptor == "linear",
-            "experiment='scenario_b' needs a nonlinear or spatial adaptor, got adaptor='linear'; "
-            "choose adaptor='conv3x3_bn_relu' or the preset 'scenario_a'",
-        )
-        yield (
-            self.noise == "learned_v2" and self.beta is None,
-            "noise='learned_v2' needs beta, the bound of the noise (the report used 0.1)",
-        )
-        yield (
-            self.noise != "learned_v2" and self.beta is not None,
-            f"beta={self.beta!r} belongs to noise='learned_v2', not to noise={self.noise!r}",
-        )
-        yield (
-            self.noise_std_high is not None and (learned or self.noise_std_high <= self.noise_std),
-            f"noise_std_high={self.noise_std_high!r} must exceed noise_std, and belongs to noise='gaussian'",
-        )
-        yield (
-            self.noise_rule == "as_published" and (not learned or self.supervision != "unsupervised"),
-            "noise_rule='as_published' is the published unsupervised update of noise='learned_v1' or 'learned_v2'",
-        )
-        yield (
-            self.noise_unit == "adapted_std" and self.adaptor == "linear",
-            "noise_unit='adapted_std' is for adaptors that change the features' scale; "
-            "with adaptor='linear' use 'feature_std'",
-        )
-        yield (
-            learned and self.noise_unit == "adapted_std",
-            f"noise={self.noise!r} with noise_unit='adapted_std': a generator's bound cannot follow features that "
-            "are being trained; use 'absolute' or 'feature_std'",
-        )
-        yield (
-            learned and self.method != "supersimplenet",
-            f"noise={self.noise!r} is defined for method='supersimplenet'",
-        )
-        yield (
-            self.method in ("gap_cam", "mil") and self.supervision != "weak",
-            f"method={self.method!r} learns from image labels: supervision must be 'weak'",
-        )
-        yield (
-            self.method in ("simplenet", "memory") and self.supervision != "unsupervised",
-            f"method={self.method!r} is unsupervised only",
-        )
-        yield (
-            self.method == "memory" and (self.memory_size is None or self.epochs != 1 or self.adaptor != "linear"),
-            "method='memory' needs memory_size, is filled in one epoch (epochs=1) and has no adaptor to choose",
-        )
-        yield (
-            self.method != "memory" and (self.memory_size is not None or self.memory_choice != "coreset"),
-            "memory_size and memory_choice belong to method='memory'",
-        )
-        yield (
-            self.rotations and (self.image_size[0] != self.image_size[1] or self.supervision != "unsupervised"),
-            "rotations=True needs square images and supervision='unsupervised'",
-        )
-        yield (
-            self.masks is not None and self.supervision != "full",
-            f"masks={self.masks!r} belongs to supervision='full'; from image labels alone it is 'weak'",
-        )
-        yield (
-            self.noise_region == "outside_defects" and self.supervision == "unsupervised",
-            "noise_region='outside_defects' needs training masks; an unsupervised run has no defects to avoid",
-        )
 
     def replace(self, **changes: Any) -> RunConfig:
         """The same with other values of some fields, checked anew."""
@@ -189,6 +119,60 @@ class RunConfig(BaseModel):
     def needs_training_masks(self) -> bool:
         """Whether training reads the masks of the training set at all."""
         return self.supervision == "full" or self.noise_region == "outside_defects"
+
+
+def _in_its_name(c: RunConfig) -> Iterator[str]:
+    if (length := len(os.fsencode(c.run_id))) > MAX_NAME:
+        yield f"experiment and category make a folder name of {length} bytes; at most {MAX_NAME}"
+    if c.experiment.startswith("scenario_b") and c.adaptor == "linear":
+        yield (
+            "experiment='scenario_b' needs a nonlinear or spatial adaptor, got adaptor='linear'; "
+            "choose adaptor='conv3x3_bn_relu' or the preset 'scenario_a'"
+        )
+
+
+def _in_its_noise(c: RunConfig) -> Iterator[str]:
+    learned = c.noise not in FIXED_NOISES
+    if learned and c.method != "supersimplenet":
+        yield f"noise={c.noise!r} is defined for method='supersimplenet'"
+    if c.noise == "learned_v2" and c.beta is None:
+        yield "noise='learned_v2' needs beta, the bound of the noise (the report used 0.1)"
+    if c.noise != "learned_v2" and c.beta is not None:
+        yield f"beta={c.beta!r} belongs to noise='learned_v2', not to noise={c.noise!r}"
+    if c.noise_std_high is not None and (learned or c.noise_std_high <= c.noise_std):
+        yield f"noise_std_high={c.noise_std_high!r} must exceed noise_std, and belongs to noise='gaussian'"
+    if c.noise_rule == "as_published" and not (learned and c.supervision == "unsupervised"):
+        yield "noise_rule='as_published' is the published unsupervised update of noise='learned_v1' or 'learned_v2'"
+    if c.noise_unit == "adapted_std" and c.adaptor == "linear":
+        yield (
+            "noise_unit='adapted_std' is for adaptors that change the features' scale; "
+            "with adaptor='linear' use 'feature_std'"
+        )
+    if c.noise_unit == "adapted_std" and learned:
+        yield (
+            f"noise={c.noise!r} with noise_unit='adapted_std': a generator's bound cannot follow features that "
+            "are being trained; use 'absolute' or 'feature_std'"
+        )
+
+
+def _in_its_method(c: RunConfig) -> Iterator[str]:
+    if c.method in ("gap_cam", "mil") and c.supervision != "weak":
+        yield f"method={c.method!r} learns from image labels: supervision must be 'weak'"
+    if c.method in ("simplenet", "memory") and c.supervision != "unsupervised":
+        yield f"method={c.method!r} is unsupervised only"
+    if c.method == "memory" and (c.memory_size is None or c.epochs != 1 or c.adaptor != "linear"):
+        yield "method='memory' needs memory_size, is filled in one epoch (epochs=1) and has no adaptor to choose"
+    if c.method != "memory" and (c.memory_size is not None or c.memory_choice != "coreset"):
+        yield "memory_size and memory_choice belong to method='memory'"
+
+
+def _in_its_supervision(c: RunConfig) -> Iterator[str]:
+    if c.rotations and (c.image_size[0] != c.image_size[1] or c.supervision != "unsupervised"):
+        yield "rotations=True needs square images and supervision='unsupervised'"
+    if c.masks is not None and c.supervision != "full":
+        yield f"masks={c.masks!r} belongs to supervision='full'; from image labels alone it is 'weak'"
+    if c.noise_region == "outside_defects" and c.supervision == "unsupervised":
+        yield "noise_region='outside_defects' needs training masks; an unsupervised run has no defects to avoid"
 
 
 def _lines(error: ValidationError, values: dict[str, Any]) -> Iterator[str]:

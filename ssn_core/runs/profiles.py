@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import preset
 from ssn_core.runs.result import Log, RunResult, find_run
-
-_KEYS = {"description", "store", "figures", "synthetic", "skip_unavailable", "defaults", "experiments", "bench"}
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,27 @@ def project_root() -> Path:
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile file: ``store`` and ``figures`` are folders below the checkout."""
+    """A profile file, key by key; ``store`` and ``figures`` are folders below the checkout. A ``synthetic`` one can be
+    run anywhere: its data are drawn, and its weights come with pip."""
 
     name: str
     description: str
     store: Path
     figures: Path
     synthetic: bool
-    skip_unavailable: bool
     defaults: dict[str, Any]
     experiments: dict[str, dict[str, Any] | list[dict[str, Any]]]
     bench: dict[str, Any]  # see ssn_core.bench.plan.Settings
 
     def configs(self, experiment: str) -> list[RunConfig]:
-        """Every configuration of one experiment of the profile: its categories times its seeds (times its betas)."""
+        """Every configuration of one experiment of the profile: of each of its entries, the categories times the
+        seeds. It may be one entry or a list of them, where runs differ in more than that."""
         if experiment not in self.experiments:
             raise InputError(
                 f"profile {self.name!r} has no experiment {experiment!r}; it has {', '.join(self.experiments)}"
             )
-        entries = _entries(self.experiments[experiment])
+        given = self.experiments[experiment]
+        entries = given if isinstance(given, list) else [given]
         return [config for entry in entries for config in _expand(experiment, self.defaults, entry)]
 
     def run(self, runs: str | list[RunConfig], device: str | None = None, log: Log = print) -> list[RunResult | NotRun]:
@@ -72,8 +73,6 @@ class Profile:
         configs = self.configs(runs) if isinstance(runs, str) else runs
         self.prepare()
         missing = {c.run_id: NotRun(c, reason) for c in configs if (reason := self.unavailable(c))}
-        if missing and not self.skip_unavailable:
-            raise InputError(f"profile {self.name!r}: {next(iter(missing.values())).reason}")
         return [missing.get(c.run_id) or run(c, self.store, self.data_root(c), device=device, log=log) for c in configs]
 
     def prepare(self) -> None:
@@ -87,7 +86,7 @@ class Profile:
 
     def unavailable(self, config: RunConfig) -> str | None:
         """Why a run cannot be made here, or None. A data set that is there and broken is not "unavailable"."""
-        if find_run(config, self.store) is not None:
+        if self.synthetic or find_run(config, self.store) is not None:
             return None
         try:
             find_root(config.dataset, config.category, self.data_root(config))
@@ -95,7 +94,7 @@ class Profile:
             return f"data: {error}"
         from ssn_core.models.weights import weights_path
 
-        if self.skip_unavailable and weights_path(config.backbone) is None:
+        if weights_path(config.backbone) is None:
             return f"weights: none of {config.backbone} on this machine (making the run by its command downloads them)"
         return None
 
@@ -132,16 +131,13 @@ def _checked(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict) or (wrong := sorted(set(map(str, raw)) ^ _KEYS)):
-        bad = ", ".join(wrong) if isinstance(raw, dict) else "none"
-        raise InputError(f"{path}: keys {bad} are unknown or missing; a profile has {', '.join(sorted(_KEYS))}")
+    known = {field.name for field in fields(Profile)} - {"name"}
+    if wrong := sorted(known ^ set(map(str, raw if isinstance(raw, dict) else ()))):
+        raise InputError(
+            f"{path}: keys {', '.join(wrong)} are unknown or missing; a profile has {', '.join(sorted(known))}"
+        )
     if bad := [key for key in ("defaults", "experiments", "bench") if not isinstance(raw[key], dict)]:
         raise InputError(f"{path}: {bad[0]} must be a mapping of names to values")
-    for experiment, entry in ((name, e) for name, given in raw["experiments"].items() for e in _entries(given)):
-        if not isinstance(entry, dict):
-            raise InputError(f"{path}: {experiment} must be a mapping, for example {{categories: [bottle]}}")
-        if lists := [key for key in _LISTS if not isinstance(entry.get(key, []), list)]:
-            raise InputError(f"{path}: {experiment}: {lists[0]} must be a list, for example [{entry[lists[0]]}]")
     return raw
 
 
@@ -156,7 +152,7 @@ def matched_control(result: RunResult) -> RunConfig:
 
 def simplenet_like(config: RunConfig) -> RunConfig:
     """SimpleNet on the data and under the conditions of an unsupervised run: nothing differs but the method."""
-    return config.replace(**{"experiment": "simplenet", "method": "simplenet"})
+    return config.replace(experiment="simplenet", method="simplenet")
 
 
 def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:
@@ -186,20 +182,12 @@ def older(result: RunResult, lacks: str) -> str:
     return f"{result.config.run_id} keeps no {lacks}: it is an older run; delete its folder, then {command}"
 
 
-def _entries(given: Any) -> list[Any]:
-    """An experiment is one mapping or a list of them, where categories differ in more than their name."""
-    return given if isinstance(given, list) else [given]
-
-
-def _expand(experiment: str, defaults: dict[str, Any], entry: dict[str, Any]) -> Iterator[RunConfig]:
-    """``categories``, ``seeds`` and ``betas`` are lists to multiply; everything else is a field of RunConfig."""
-    entry = dict(entry)
-    categories, seeds, betas = (entry.pop(key, default) for key, default in _LISTS.items())
-    for category in categories:
-        for beta in betas:
-            for seed in seeds:
-                fields = {**defaults, **entry, "category": category, "seed": seed}
-                yield preset(experiment, **fields, **({} if beta is None else {"beta": beta}))
-
-
-_LISTS: dict[str, list[Any]] = {"categories": ["bottle"], "seeds": [0], "betas": [None]}
+def _expand(experiment: str, defaults: dict[str, Any], entry: Any) -> Iterator[RunConfig]:
+    """``categories`` and ``seeds`` are lists to multiply; everything else is a field of RunConfig."""
+    if not isinstance(entry, dict):
+        raise InputError("an entry must be a mapping, for example {categories: [bottle]}")
+    entry = {"categories": ["bottle"], "seeds": [0]} | entry
+    if wrong := [key for key in ("categories", "seeds") if not isinstance(entry[key], list)]:
+        raise InputError(f"{wrong[0]} must be a list, for example [{entry[wrong[0]]}]")
+    for category, seed in itertools.product(entry.pop("categories"), entry.pop("seeds")):
+        yield preset(experiment, **{**defaults, **entry, "category": category, "seed": seed})
