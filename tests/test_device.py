@@ -155,6 +155,13 @@ class NoTransfers(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+def moved(host: Trainer, features: Features, device: torch.device) -> Trainer:
+    """The same anew on another device."""
+    trainer = type(host)(host.config, host.model.to(device), features, host.training, device)
+    trainer.defects = None if host.defects is None else host.defects.to(device)
+    return trainer
+
+
 @pytest.mark.parametrize("name", TRAINERS)
 def test_no_step_needs_a_value_on_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_random_state", lambda self, seed: Unknown())
@@ -162,7 +169,7 @@ def test_no_step_needs_a_value_on_the_host(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Features, "standard_deviation", lambda self: 1.0)
     host = TRAINERS[name]()
     features = Features(host.features.layer2.to(META), host.features.layer3.to(META))
-    trainer = type(host)(host.config, host.model.to(META), features, host.training, host.defects, META)
+    trainer = moved(host, features, META)
     index = torch.zeros(4, dtype=torch.long, device=META)
     with NoTransfers():
         for _ in range(STEPS):
@@ -229,7 +236,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 def on_cuda(name: str) -> Trainer:
     host, device = TRAINERS[name](), torch.device("cuda")
     features = host.features.near(device)
-    return type(host)(host.config, host.model.to(device), features, host.training, host.defects, device)
+    return moved(host, features, device)
 
 
 @cuda

@@ -30,7 +30,7 @@ def make_trainer(config: ssn.RunConfig, images: int = 5) -> MemoryTrainer:
     layers = [torch.randn(images, *size, c, generator=rng(c)) for size, c in zip(SIZES, (40, 112), strict=True)]
     entries = [(Sample(f"{i}.png", Path(f"{i}.png"), None, 0, "good"), 0) for i in range(images)]
     model = ssn.build_model(**config.model_arguments(), pretrained=False)
-    return MemoryTrainer(config, model, Features(*layers), TrainingSet(entries, images, []), None, torch.device("cpu"))
+    return MemoryTrainer(config, model, Features(*layers), TrainingSet(entries, images, []), torch.device("cpu"))
 
 
 def positions(features: Features) -> Tensor:

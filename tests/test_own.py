@@ -140,6 +140,16 @@ def test_epochs_fit_into_the_minutes(parts: Path) -> None:
     assert measured(0.01) == 1 and measured(1e6) == training.MOST_EPOCHS
 
 
+@pytest.mark.parametrize("recipe", ["supervised", "mixed", "weak_gap_cam_as_published"])
+def test_the_first_steps_of_every_recipe_can_be_measured(recipe: str, tiny_sets: Path) -> None:
+    """On the good images alone, also where training will read masks."""
+    fields = {"backbone": "efficientnet_lite0", "image_size": (96, 40), "batch_size": 4, "flips": 2}
+    fields |= {"masks": 2} if recipe == "mixed" else {}
+    found = open_dataset("own", "plates", tiny_sets / "plates")
+    config = training.own_config(found, fields, recipe)
+    assert training.epochs_within(1e6, config, found, torch.device("cpu"))["epochs"] == training.MOST_EPOCHS
+
+
 def test_the_same_command_is_the_same_run(
     parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

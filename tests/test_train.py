@@ -49,15 +49,15 @@ def make_trainer(config: RunConfig, defects: bool = False) -> Trainer:
     entries = [(sample(i, int(i >= NORMAL)), 0) for i in range(NORMAL + some)]
     layers = [torch.randn(len(entries), *s, c, generator=rng(c)) for s, c in ((SIZE2, 40), (SIZE3, 112))]
     model = build_model(**config.model_arguments(), pretrained=False)
-    real = None
+    training, device = TrainingSet(entries, NORMAL, []), torch.device("cpu")
+    trainer = trainer_of(config)(config, model, Features(*layers), training, device)
     if defects:
         masks = torch.zeros(len(entries), *(2 * s for s in SIZE2), dtype=torch.bool)
         masks[NORMAL:, 2:6, 3:9] = True
         known = torch.arange(len(entries)) < NORMAL + (config.masks or some)
         masks &= known[:, None, None]
-        real = RealDefects(masks, torch.where(masks, 2.5, 1.0), known)
-    training = TrainingSet(entries, NORMAL, [])
-    return trainer_of(config)(config, model, Features(*layers), training, real, torch.device("cpu"))
+        trainer.defects = RealDefects(masks, torch.where(masks, 2.5, 1.0), known)
+    return trainer
 
 
 def learned(**changes: Any) -> Trainer:
@@ -376,7 +376,7 @@ def test_learned_noise_is_bounded_in_the_features_unit() -> None:
     small, large = (learned(noise_unit="feature_std") for _ in range(2))
     factor = 5.0
     scaled = Features(*(factor * layer for layer in (large.features.layer2, large.features.layer3)))
-    large = LearnedNoiseTrainer(large.config, large.model, scaled, large.training, None, large.device)
+    large = LearnedNoiseTrainer(large.config, large.model, scaled, large.training, large.device)
     assert large.generator.beta == pytest.approx(factor * small.generator.beta, rel=1e-4)
     assert small.generator.beta == pytest.approx(0.3 * small.feature_std)
     noise, loss = torch.randn(5, 3, generator=rng()), torch.tensor(0.0)

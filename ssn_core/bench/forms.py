@@ -178,7 +178,7 @@ def _fast_steps(form: Form, model: nn.Module, batches: list[Tensor], rng: torch.
     features = Features(*map(torch.cat, zip(*layers, strict=True)))
     everything = TrainingSet(len(features) * [(None, 0)], len(features), [])  # without a file: features are at hand
     config, device = preset(form.experiment, backbone=form.backbone), torch.device(form.device)
-    trainer = Trainer(config, model, features, everything, None, device)
+    trainer = Trainer(config, model, features, everything, device)
     parts = torch.arange(len(features), device=device).split(len(batches[0]))
     return [lambda part=part: trainer.train_batch(part, features.batch(part, device), rng) for part in parts]
 

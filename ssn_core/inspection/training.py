@@ -118,7 +118,7 @@ def epochs_within(
         start = clock()
         features = extract(model.trunk, entries, config.image_size, device, lambda _: None)
         image = (clock() - start) / len(entries)
-        trainer = Trainer(config, model, features, TrainingSet(entries, len(entries), []), None, device)
+        trainer = Trainer(config, model, features, TrainingSet(entries, len(entries), []), device)
         trainer.epoch()  # makes what is made once
         began, before = clock(), trainer.step
         trainer.epoch()

@@ -28,13 +28,7 @@ class MemoryTrainer:
     step, generator, sigma = 0, None, None
 
     def __init__(
-        self,
-        config: RunConfig,
-        model: MemoryNet,
-        features: Features,
-        training: TrainingSet,
-        _: None,
-        device: torch.device,
+        self, config: RunConfig, model: MemoryNet, features: Features, training: TrainingSet, device: torch.device
     ) -> None:
         self.config, self.model, self.features, self.device = config, model, features, device
         self.feature_std, self.epochs_done = features.standard_deviation(), 0

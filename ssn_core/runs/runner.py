@@ -29,26 +29,26 @@ from ssn_core.runs.progress import progress
 from ssn_core.runs.provenance import git_revision, versions
 from ssn_core.runs.result import FORMAT, MODEL, NOISE, SCORES, Log, pixel_threshold
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
-from ssn_core.runs.training_set import TrainingSet, real_defects
+from ssn_core.runs.training_set import TrainingSet
 
 HISTORY = ["epoch", "step", "loss", "loss_map", "loss_image", "noise_rms", "loss_generator", *evaluate.MEASURED]
 VALIDATION = [f"validation {name}" for name in evaluate.MEASURED]
 
 
 class Runner:
-    """One run under way: prepares, trains, saves between epochs, evaluates, and writes its folder."""
+    """Raises :class:`ssn_core.errors.InputError` when it is made, before any training, where the data do not serve."""
 
     def __init__(
         self,
         config: RunConfig,
         folder: Path,
         dataset: Dataset,
-        training: TrainingSet,
         device: torch.device,
         checkpoint_seconds: float,
         log: Log,
     ) -> None:
-        self.config, self.folder, self.dataset, self.training = config, folder, dataset, training
+        self.config, self.folder, self.dataset = config, folder, dataset
+        self.training = TrainingSet.of(config, dataset)
         self.device, self.checkpoint_seconds = device, checkpoint_seconds
         self.log: Log = lambda text: log(f"[{config.run_id}] {text}")
         self.fingerprint = dataset.fingerprint()
@@ -60,15 +60,11 @@ class Runner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_model(**config.model_arguments()).to(device)
-            train = self._extract(training.entries, "training")
-            defects = None
-            if config.needs_training_masks:
-                size = tuple(self.model.upscaling * side for side in train.sizes[0])
-                defects = real_defects(training, config.image_size, size)
-            self.trainer = trainer_of(config)(config, self.model, train, training, defects, device)
+            train = self._extract(self.training.entries, "training")
+            self.trainer = trainer_of(config)(config, self.model, train, self.training, device)
         self.test = self._extract([(s, 0) for s in dataset.test], "test")
         self.truth = evaluate.Truth.of(dataset.test, config.image_size)
-        self.validation = altered_copies(training.held_out, config, self.model.trunk, device)
+        self.validation = altered_copies(self.training.held_out, config, self.model.trunk, device)
         if saved is not None:
             self.trainer.load_state_dict(saved["trainer"])
             self.history, self.seconds = saved["history"], saved["seconds"]

@@ -21,7 +21,6 @@ from ssn_core.runs.guard import interrupted_by, owned
 from ssn_core.runs.result import CHECKPOINT, MODEL, Log, RunResult, find_run, load_run, read_run_file
 from ssn_core.runs.runner import Runner
 from ssn_core.runs.trainer import trained_state
-from ssn_core.runs.training_set import TrainingSet
 
 
 def run(
@@ -49,12 +48,11 @@ def run(
     device = usable_device(device)
     with interrupted_by(signal.SIGTERM), owned(folder) as gone:  # first of all: it is what tries to write there
         dataset = open_dataset(config.dataset, config.category, data_root, training_masks=config.needs_training_masks)
-        training = TrainingSet.of(config, dataset)
         if gone:
             log(f"[{config.run_id}] taken over from {gone}, which has ended")
         if find_run(config, store) is None:  # else its last owner ended just now
             with _memory_errors(config, folder):
-                Runner(config, folder, dataset, training, device, checkpoint_seconds, log).complete()
+                Runner(config, folder, dataset, device, checkpoint_seconds, log).complete()
         return load_run(folder)
 
 

@@ -16,7 +16,7 @@ from ssn_core.models.names import FIXED_NOISES
 from ssn_core.models.noise import masked_area, perlin_masks
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, single_precision
-from ssn_core.runs.training_set import RealDefects, TrainingSet
+from ssn_core.runs.training_set import RealDefects, TrainingSet, real_defects
 
 BOUND_DEVIATIONS = 6.0  # how far beyond the mean a batch's masked area is provided for, see Trainer._bound
 HEAD_DECAY, ADAPTOR_DECAY = 1e-5, 1e-2  # the adaptor's is AdamW's default, as in the published training
@@ -45,13 +45,14 @@ class Trainer:
         model: Detector,
         features: Features,
         training: TrainingSet,
-        defects: RealDefects | None,
         device: torch.device,
     ) -> None:
         self.config, self.model, self.features, self.device = config, model.train(), features, device
         self.training, self.labels = training, training.labels.to(device)
-        self.defects = None if defects is None else defects.to(device)
         self.forward = FastForward(model, *features.sizes)
+        self.defects: RealDefects | None = None
+        if config.needs_training_masks:
+            self.defects = real_defects(training, config.image_size, self.forward.size).to(device)
         self.seen, self.step, self.epochs_done = torch.zeros(training.normal), 0, 0
         self.batch = 0  # of the epoch under way
         self.feature_std = features.standard_deviation()
@@ -202,10 +203,10 @@ class Trainer:
             on_image = focal(scores, targets["image"])
         return {"loss": on_map + on_image, "loss_map": on_map, "loss_image": on_image}
 
-    def _step_model(self, loss: Tensor, **kwargs: Any) -> None:
+    def _step_model(self, loss: Tensor) -> None:
         optimizer = self.optimizers["model"]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=self.parameters, **kwargs)
+        loss.backward(inputs=self.parameters)
         if self.config.supervision != "unsupervised":
             nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         optimizer.step()
