@@ -157,7 +157,7 @@ def extract(
             store = _allocate(len(entries), [layer.shape[1:] for layer in layers], log)
         for cache, layer in zip(store, layers, strict=True):
             cache[start : start + len(part)] = layer.permute(0, 2, 3, 1).to("cpu", cache.dtype)
-    return Features(*(layer.clone() if layer.is_inference() else layer for layer in store)).near(device)
+    return Features(*store).near(device)
 
 
 def _allocate(count: int, shapes: list[torch.Size], log: Callable[[str], None]) -> list[Tensor]:

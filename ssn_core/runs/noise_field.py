@@ -10,15 +10,14 @@ from ssn_core.models.noise import perlin_masks
 from ssn_core.models.upscale import upscale
 from ssn_core.runs.learned_noise import LearnedNoiseTrainer
 
-KINDS = ("gaussian", "learned")
 _SEED = 7
 
 
 @torch.no_grad()
 def noise_field(trainer: LearnedNoiseTrainer) -> dict[str, np.ndarray]:
     """``image`` name of the first training image; per position (h, w) ``features``, the root mean square of its adapted
-    features over the channels, and ``mask``; per kind of :data:`KINDS` and position (2, h, w) ``rms`` of the masked
-    noise over the channels and its first ``channel``. Both kinds have the same RMS inside the mask."""
+    features over the channels, and ``mask``; for Gaussian and for learned noise, per position (2, h, w), ``rms`` of the
+    masked noise over the channels and its first ``channel``. Both have the same RMS inside the mask."""
     model, config = trainer.model.eval(), trainer.config
     layers = trainer.features.batch(slice(0, 1), trainer.device)
     adapted = model.adaptor(upscale(*(layer.permute(0, 3, 1, 2) for layer in layers), model.upscaling))[0].cpu()
