@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet, Su
 from ssn_core.models.names import ADAPTORS
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import PRESETS, preset
+from ssn_core.runs.store import run
+
+#: what no interruption and no fault may change by one bit
+COMPARED = ("metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "model.safetensors")
 
 #: every method with every adaptor and every reading of the classification head, random weights
 VARIANTS: dict[str, Callable[..., Detector]] = {}
@@ -84,6 +89,29 @@ def tiny_config(name: str = "scenario_a", **changes: Any) -> RunConfig:
     if weak:
         fields["flips"] = 2  # three defective images among eleven normal ones
     return preset(name, **fields | changes)
+
+
+def quiet(_: str) -> None:
+    """A log that nobody reads."""
+
+
+def halt(config: RunConfig, store: Path, data: Path, at: str) -> Path:
+    """The folder of a run that is interrupted when it logs ``at``, with a checkpoint of every epoch before."""
+
+    def interrupt(line: str) -> None:
+        if at in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, store, data, checkpoint_seconds=0, log=interrupt)
+    return store / config.run_id
+
+
+def assert_same_bits(first: Path, second: Path) -> None:
+    """Of two run folders, in all that is compared."""
+    assert first != second
+    for name in COMPARED:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
 def tiny_checkout(root: Path, experiments: dict[str, Any], **defaults: Any) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_config
+from support import COMPARED, assert_same_bits, halt, quiet, tiny_config
 
 import ssn_core as ssn
 from ssn_core import files
@@ -25,16 +25,6 @@ from ssn_core.runs.result import RunResult, load_run
 from ssn_core.runs.store import run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-#: what no fault may change by one bit
-COMPARED = ("metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "model.safetensors")
-
-
-def quiet(_: str) -> None:
-    pass
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in COMPARED}
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +130,7 @@ def test_thirty_kills_and_two_at_once_end_with_the_same_bits(tiny_sets: Path, tm
 @pytest.fixture
 def halted(tiny_sets: Path, tmp_path: Path) -> Path:
     """The folder of the finished run's configuration, interrupted after its second epoch: two checkpoints."""
-
-    def interrupt(line: str) -> None:
-        if "epoch 2/3" in line:
-            raise KeyboardInterrupt
-
-    config = tiny_config(epochs=3)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path, tiny_sets, checkpoint_seconds=0, log=interrupt)
-    folder = tmp_path / config.run_id
+    folder = halt(tiny_config(epochs=3), tmp_path, tiny_sets, at="epoch 2/3")
     assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "checkpoint.previous.pt"}
     return folder
 
@@ -180,7 +162,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     resumed = run(finished.config, halted.parent, tiny_sets, log=lines.append)
     assert any("epoch 1 of 3" in line for line in lines)
     assert how == "missing" or any("checkpoint.pt cannot be read" in line for line in lines)
-    assert contents(resumed.path) == contents(finished.path)
+    assert_same_bits(resumed.path, finished.path)
     assert {path.name for path in halted.iterdir()} == {"run.json", *COMPARED}  # "ran" neither
 
 

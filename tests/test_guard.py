@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_config
+from support import COMPARED, assert_same_bits, quiet, tiny_config
 
 from ssn_core import files
 from ssn_core.__main__ import main
@@ -28,8 +28,6 @@ from ssn_core.runs.store import run
 from ssn_core.runs.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-#: what an interruption may not change by one bit
-COMPARED = ("metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "model.safetensors")
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -50,10 +48,6 @@ def slow(self):
 Trainer.epoch = slow
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def quiet(_: str) -> None:
-    pass
 
 
 def process(*arguments: str, **changes: Any) -> subprocess.Popen[str]:
@@ -194,8 +188,7 @@ def test_a_terminated_run_saves_ends_with_one_line_and_resumes_bit_for_bit(
     resumed = run(config, tmp_path / "stopped", tiny_sets, log=lines.append)
     assert any("training on cpu, epoch 3 of 5" in line for line in lines)
     whole = run(config, tmp_path / "whole", tiny_sets, log=quiet)
-    for name in COMPARED:
-        assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    assert_same_bits(resumed.path, whole.path)
 
 
 @pytest.mark.parametrize("where", ["epoch", "evaluation", "checkpoint", "results"])
@@ -226,8 +219,7 @@ def test_wherever_it_is_interrupted_a_whole_epoch_is_saved(
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed, whole = (run(config, tmp_path / store, tiny_sets, log=quiet) for store in ("stopped", "whole"))
-    for file in COMPARED:
-        assert (resumed.path / file).read_bytes() == (whole.path / file).read_bytes(), file
+    assert_same_bits(resumed.path, whole.path)
 
 
 # --- faults of the machine

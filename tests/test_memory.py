@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import relative, rng, tiny_config
+from support import halt, quiet, relative, rng, tiny_config
 from torch import Tensor
 
 import ssn_core as ssn
@@ -105,7 +105,7 @@ def test_the_folded_twin_gives_the_same_distances(batch: int) -> None:
 
 @pytest.mark.parametrize("name", ["memory", "memory_rotated"])
 def test_a_run_fills_evaluates_and_loads(name: str, tiny_sets: Path, tmp_path: Path) -> None:
-    result = run(tiny_memory(name), tmp_path, tiny_sets, log=lambda _: None)
+    result = run(tiny_memory(name), tmp_path, tiny_sets, log=quiet)
     assert result.history[["epoch", "step"]].values.tolist() == [[1, 0]] and result.history["loss"].isna().all()
     assert (result.info["steps"], result.info["data"]["train_used"]) == (0, 8 if name == "memory" else 32)
     model = ssn.load_model(result.path)
@@ -116,14 +116,9 @@ def test_a_run_fills_evaluates_and_loads(name: str, tiny_sets: Path, tmp_path: P
 
 
 def test_a_run_that_was_stopped_fills_its_memory_anew(tiny_sets: Path, tmp_path: Path) -> None:
-    def stop(line: str) -> None:
-        if "epoch 0 of 1" in line:
-            raise KeyboardInterrupt
-
-    whole = run(tiny_memory(), tmp_path / "whole", tiny_sets, log=lambda _: None)
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny_memory(), tmp_path / "stopped", tiny_sets, log=stop)
-    resumed = run(tiny_memory(), tmp_path / "stopped", tiny_sets, log=lambda _: None)
+    whole = run(tiny_memory(), tmp_path / "whole", tiny_sets, log=quiet)
+    halt(tiny_memory(), tmp_path / "stopped", tiny_sets, at="epoch 0 of 1")
+    resumed = run(tiny_memory(), tmp_path / "stopped", tiny_sets, log=quiet)
     assert (resumed.path / "scores.csv").read_bytes() == (whole.path / "scores.csv").read_bytes()
 
 

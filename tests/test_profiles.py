@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import tiny_config
+from support import quiet, tiny_config
 
 from ssn_core.errors import InputError
 from ssn_core.models import weights
@@ -152,7 +152,7 @@ def test_what_is_not_at_hand_is_not_run_and_says_how(
     monkeypatch.setenv("SSN_DATA_DIR", str(checkout / "data"))
     monkeypatch.setattr(Profile, "data_root", lambda *_: None)
     write(checkout, experiments={"scenario_a": {"categories": ["ring", "weave"]}})
-    outcomes = load_profile("small").run("scenario_a", log=lambda _: None)
+    outcomes = load_profile("small").run("scenario_a", log=quiet)
     assert [type(outcome) for outcome in outcomes] == [RunResult, NotRun]
     missing = outcomes[1]
     assert missing.reason.startswith("data: ") and "weave" in missing.reason
@@ -160,9 +160,9 @@ def test_what_is_not_at_hand_is_not_run_and_says_how(
     monkeypatch.setattr(profiles, "make_synthetic", lambda _: None)
     write(checkout, synthetic=True, experiments={"scenario_a": {"categories": ["weave"]}})
     with pytest.raises(InputError, match="weave"):  # nothing is left out of a profile whose data are drawn
-        load_profile("small").run("scenario_a", log=lambda _: None)
+        load_profile("small").run("scenario_a", log=quiet)
     shutil.rmtree(checkout / "data")  # a finished run is shown without its data
-    assert isinstance(load_profile("small").run([outcomes[0].config], log=lambda _: None)[0], RunResult)
+    assert isinstance(load_profile("small").run([outcomes[0].config], log=quiet)[0], RunResult)
 
 
 def test_weights_that_would_have_to_be_downloaded_are_not_run(
@@ -170,12 +170,12 @@ def test_weights_that_would_have_to_be_downloaded_are_not_run(
 ) -> None:
     monkeypatch.setattr(Profile, "data_root", lambda *_: tiny_sets)
     monkeypatch.setattr(weights, "weights_path", lambda _: None)
-    (outcome, *_) = load_profile("small").run("scenario_a", log=lambda _: None)
+    (outcome, *_) = load_profile("small").run("scenario_a", log=quiet)
     assert isinstance(outcome, NotRun) and outcome.reason.startswith("weights: none of efficientnet_lite0")
 
 
 def test_matched_control_differs_from_learned_noise_in_the_noise_alone(tiny_sets: Path, tmp_path: Path) -> None:
-    result = run(tiny_config("learned_noise_v2", epochs=2, beta=0.5), tmp_path, tiny_sets, log=lambda _: None)
+    result = run(tiny_config("learned_noise_v2", epochs=2, beta=0.5), tmp_path, tiny_sets, log=quiet)
     control = matched_control(result)
     assert control.noise_std == pytest.approx(result.history.noise_rms.mean(), rel=5e-3)
     assert control.noise_std <= 0.5 * result.info["noise"]["feature_std"]  # beta is in the unit of the noise

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import tiny_checkout, tiny_config
+from support import halt, quiet, tiny_checkout, tiny_config
 
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
@@ -65,7 +65,7 @@ def test_what_this_machine_cannot_run_is_left_out_with_a_line(tmp_path: Path, mo
 def test_a_control_is_known_by_its_learned_run_even_to_the_process_that_makes_it(checkout: Path) -> None:
     sets, plan = make_synthetic(checkout / "data" / "synthetic"), Plan.of("tiny")
     (learned,) = plan.controlled
-    result = run(plan.runs[learned], checkout / "store", sets, log=lambda _: None)
+    result = run(plan.runs[learned], checkout / "store", sets, log=quiet)
     control = matched_control(result)
     assert plan.add_control(learned) == control.run_id
     for known in (plan, Plan.of("tiny")):
@@ -96,14 +96,7 @@ def test_the_queue_goes_on_after_a_failure_resumes_and_runs_the_control(tmp_path
     experiments = {"scenario_a": rings, "learned_noise_v2": {"categories": ["thread"]}}
     root = tiny_checkout(tmp_path / "checkout", experiments, epochs=3)
     halted = tiny_config(category="ring", epochs=3)
-    sets = make_synthetic(root / "data" / "synthetic")
-
-    def interrupt(line: str) -> None:
-        if "epoch 1/3" in line:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(halted, root / "store", sets, log=interrupt)
+    halt(halted, root / "store", make_synthetic(root / "data" / "synthetic"), at="epoch 1/3")
     command = [sys.executable, "-m", "snakemake", "runs", "--cores", "2", "--config", "profile=tiny"]
     environment = {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)

@@ -60,9 +60,9 @@ def make_trainer(config: RunConfig, defects: bool = False) -> Trainer:
     return trainer
 
 
-def learned(**changes: Any) -> Trainer:
-    fields = {"experiment": "learned", "noise": "learned_v2", "beta": 0.3, "perlin_threshold": -0.1}
-    fields |= {"noise_unit": "absolute"}
+def learned(noise: str = "learned_v2", **changes: Any) -> Trainer:
+    fields = {"experiment": "learned", "noise": noise, "beta": 0.3 if noise == "learned_v2" else None}
+    fields |= {"perlin_threshold": -0.1, "noise_unit": "absolute"}
     return make_trainer(tiny_config("scenario_a", **fields | changes))
 
 
@@ -92,7 +92,7 @@ def one(trainer: Trainer, index: Tensor, generator: torch.Generator) -> dict[str
 @pytest.mark.parametrize(("noise", "cycle"), [("learned_v2", "dddg"), ("learned_v1", "dg")])
 def test_adversarial_steps_alternate_and_leave_the_other_side_alone(noise: str, cycle: str, adaptor: str) -> None:
     """v2: three discriminator steps, then one of the generator; nothing else moves, running statistics included."""
-    trainer = learned(noise=noise, beta=0.3 if noise == "learned_v2" else None, adaptor=adaptor)
+    trainer = learned(noise, adaptor=adaptor)
     generator = rng()
     for kind in 2 * cycle:
         model, noise_maker = values(trainer.model), values(trainer.generator)
@@ -103,7 +103,7 @@ def test_adversarial_steps_alternate_and_leave_the_other_side_alone(noise: str, 
 
 @pytest.mark.parametrize("noise", ["gaussian", "learned_v2"])
 def test_running_statistics_see_each_training_batch_once(noise: str) -> None:
-    trainer = learned(noise=noise, beta=0.3 if noise == "learned_v2" else None, adaptor="conv3x3_bn_relu")
+    trainer = learned(noise, adaptor="conv3x3_bn_relu")
     steps(trainer, 3)
     counts = {n: int(b) for n, b in trainer.model.named_buffers() if "num_batches" in n and "trunk" not in n}
     assert len(counts) == 3 and set(counts.values()) == {3}
@@ -135,7 +135,7 @@ def plain_losses(trainer: Trainer, index: Tensor, generator: torch.Generator) ->
 @pytest.mark.parametrize("noise", ["learned_v1", "learned_v2"])
 def test_adversarial_generator_gradient_is_that_of_its_loss(noise: str) -> None:
     """v1: -L. v2: -L + 10 mean(eps^2). Computed by the plain form from equal weights and equal draws."""
-    trainer = learned(noise=noise, beta=0.3 if noise == "learned_v2" else None)
+    trainer = learned(noise)
     wait = GENERATOR_EVERY["adversarial"][noise] - 1
     steps(trainer, wait)
     index = torch.arange(4)
@@ -175,9 +175,8 @@ def test_discriminator_step_takes_noise_as_data() -> None:
         assert (found - wanted).norm() < CLOSE * wanted.norm(), name
 
 
-def published(noise: str, adaptor: str = "linear", **changes: Any) -> Trainer:
-    beta = 0.3 if noise == "learned_v2" else None
-    return learned(noise=noise, beta=beta, noise_rule="as_published", adaptor=adaptor, **changes)
+def published(noise: str, adaptor: str = "linear") -> Trainer:
+    return learned(noise, noise_rule="as_published", adaptor=adaptor)
 
 
 def literal_batch(trainer: Trainer, index: Tensor, generator: torch.Generator) -> tuple[Trainer, bool]:

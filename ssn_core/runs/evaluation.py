@@ -36,7 +36,7 @@ class Outputs:
     @property
     def map_scores(self) -> np.ndarray:
         """Maximum of every map (n,)."""
-        return self.maps.max((1, 2)) if len(self.maps) else np.zeros(0, np.float32)
+        return self.maps.max((1, 2))
 
     @property
     def top_scores(self) -> np.ndarray:
