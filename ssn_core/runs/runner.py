@@ -36,7 +36,7 @@ VALIDATION = [f"validation {name}" for name in evaluate.MEASURED]
 
 
 class Runner:
-    """Raises :class:`ssn_core.errors.InputError` when it is made, before any training, where the data do not serve."""
+    """A run, prepared when this is made; :class:`ssn_core.errors.InputError` then, where its data do not serve."""
 
     def __init__(
         self,
