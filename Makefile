@@ -62,7 +62,7 @@ test-cluster: $(QUEUE) ## the queue through a one-node SLURM on this machine (ro
 	SSN_TEST_CLUSTER=1 OMP_NUM_THREADS=1 $(PY) -m pytest -rs tests/cluster
 
 bench: $(READY)  ## print speed ratios measured in one run (PEERS=1: with anomalib, in build/peers)
-	$(PY) -m ssn_core.bench --profile $(BENCH) $(if $(PEERS),--peers build/peers/bin/python)
+	$(PY) -m ssn_core bench --profile $(BENCH) $(if $(PEERS),--peers build/peers/bin/python)
 
 ifdef PEERS
 bench: build/peers/.ready

@@ -47,7 +47,7 @@ def main() -> int:
         return 0
     drawn = checkout / "build" / "kaggle"
     drawn.mkdir(parents=True, exist_ok=True)
-    for notebook in sorted((checkout / "notebooks").glob("0*.ipynb")):
+    for notebook in sorted((checkout / "notebooks").glob("[0-9]*.ipynb")):
         command = [
             sys.executable,
             "-m",

@@ -24,7 +24,7 @@ _HOMES = {
     ],
     "ssn_core.runs.config": ["RunConfig"],
     "ssn_core.runs.presets": ["PRESETS", "preset"],
-    "ssn_core.runs.export": ["export_onnx"],
+    "ssn_core.inspection.export": ["export_onnx"],
     "ssn_core.runs.profiles": ["NotRun", "Profile", "load_profile", "matched_control", "run_command"],
     "ssn_core.runs.result": ["RunResult", "find_run", "load_run"],
     "ssn_core.runs.store": ["load_model", "run"],

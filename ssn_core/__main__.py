@@ -170,10 +170,9 @@ def export(
 
         export_int8(result, out, data_root)
         return
-    from ssn_core.inspection.threshold import Threshold
-    from ssn_core.runs.export import export_onnx
+    from ssn_core.inspection.export import export_onnx
 
-    export_onnx(result.path, out, Threshold.of(result).value)  # decides as `ssn predict` does
+    export_onnx(result.path, out)
 
 
 @app.command("run")

@@ -72,7 +72,8 @@ def test_a_mistake_is_one_line_and_code_two(
     ("words", "message"),
     [
         (["ssn_core", "run", "scenario_a", "noise_std=-1"], "ssn: RunConfig: noise_std=-1"),
-        (["ssn_core.bench", "--profile", "nosuch"], "ssn: profile 'nosuch' is unknown"),
+        (["ssn_core", "bench", "--profile", "nosuch"], "ssn: profile 'nosuch' is unknown"),
+        (["ssn_core", "bench", "--only", "nosuch"], "ssn: nothing to measure is called 'nosuch'; there are machine"),
     ],
 )
 def test_no_traceback_from_the_command_itself(words: list[str], message: str, tmp_path: Path) -> None:

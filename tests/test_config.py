@@ -74,7 +74,7 @@ def test_unknown_preset_and_field_list_the_known_ones() -> None:
         ({"noise": "learned_v2"}, "needs beta"),
         ({"beta": 0.1}, "beta=0.1 belongs to noise='learned_v2'"),
         ({"noise_std": 0.2, "noise_std_high": 0.1}, "noise_std_high=0.1 must exceed noise_std"),
-        ({"noise": "learned_v1", "noise_std_high": 1.0}, "belongs to noise='gaussian'"),
+        ({"noise": "learned_v1", "noise_std_high": 1.0}, "belongs to a noise of fixed shape"),
         ({"noise_rule": "as_published"}, "noise_rule='as_published'"),
         ({"noise": "learned_v1", "noise_rule": "as_published", "supervision": "full"}, "noise_rule='as_published'"),
         ({"pixel_values": "softmax"}, "pixel_values='softmax' must be 'logits' or 'sigmoid'"),

@@ -16,6 +16,7 @@ from torch import Tensor
 import ssn_core as ssn
 from ssn_core import InputError
 from ssn_core.fast import export
+from ssn_core.inspection.threshold import Threshold
 
 onnx = pytest.importorskip("onnx", reason="needs the extra deploy")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra deploy")
@@ -63,7 +64,7 @@ def test_a_runs_file_knows_how_to_decide(run: ssn.RunResult, exported: tuple[Pat
     facts = open_session(path).get_modelmeta().custom_metadata_map
     assert path == run.path / "model.onnx" and [p.name for p in run.path.glob("*.onnx*")] == ["model.onnx"]
     assert (facts["run_id"], facts["image_size"], facts["decides_by"]) == (run.config.run_id, "64,64", "map_score")
-    assert float(facts["threshold"]) == run.metrics["train_quantile"]["map_score"]
+    assert float(facts["threshold"]) == Threshold.of(run).value
     assert len(said) == 1 and "ONNX Runtime" in said[0] and "ratio" in said[0]
     assert str(Path(export.__file__).parents[2]).encode() not in path.read_bytes()
 

@@ -22,6 +22,7 @@ from ssn_core.study import gating, labels, noise_view, panels, reference, style,
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories
 from ssn_core.study.mask_curve import mask_curve
+from ssn_core.study.run_values import run_values
 
 SIZE = (32, 32)
 KINDS = ("good",) * 6 + ("dent",) * 4 + ("scratch",) * 4
@@ -471,8 +472,13 @@ def test_the_noise_is_drawn_as_the_run_kept_it(sweep: list[RunResult], capsys: p
     assert "keeps no noise field: it is an older run" in printed and run_command(sweep[0].config) in printed
     rng = np.random.default_rng(0)
     field = {"features": rng.random((8, 8)), "mask": np.eye(8, dtype=bool), "image": np.array("train/good/000.png")}
-    field |= {"rms": rng.random((2, 8, 8)), "channel": rng.normal(size=(2, 8, 8))}
+    channel = np.stack(
+        [np.where(np.indices((8, 8)).sum(0) % 4, 1.0, -1.0), np.full((8, 8), 0.5)]
+    )  # +-1 by turns, and 0.5
+    field |= {"rms": rng.random((2, 8, 8)), "channel": channel}
     np.savez(sweep[0].path / "noise.npz", **field)
     figure = noise_view.noise_fields(sweep, language="it")
     np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), field["rms"][0])
     assert "dopo 120 passi" in texts(figure)
+    assert "costante per il 0 %" in texts(figure) and "costante per il 100 %" in texts(figure)
+    assert run_values(sweep[0])["noise-constant"] == 1 and "noise-constant" not in run_values(sweep[1])

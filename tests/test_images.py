@@ -176,6 +176,17 @@ def test_formats_that_are_not_read_are_named_once_each(dataset: str, below: str,
     ]
 
 
+def test_folders_that_are_not_read_are_not_searched_for_such_formats(tmp_path: Path) -> None:
+    """Originals below a flat folder of own images, and whatever a hidden folder holds."""
+    for folder in ("originals", ".cache"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.heic").touch()
+    assert images.unread_images(tmp_path, below=False) == [] and len(images.unread_images(tmp_path)) == 1
+    for i in range(5):
+        Image.fromarray(np.full((40, 40, 3), 50 + i, np.uint8)).save(tmp_path / f"{i}.png")
+    assert len(open_dataset("own", tmp_path.name, tmp_path).train) == 4
+
+
 def test_a_name_that_no_results_file_can_hold_is_refused(tmp_path: Path) -> None:
     root = category(tmp_path / "mine")
     os.rename(root / "train/good/a.png", os.fsencode(root / "train/good") + b"/\xff.png")

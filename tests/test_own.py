@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import beta
+from support import quiet
 
 import ssn_core as ssn
 from ssn_core.__main__ import main
@@ -22,6 +23,7 @@ from ssn_core.errors import InputError
 from ssn_core.inspection import evaluation, prediction, training
 from ssn_core.inspection.gallery import Gallery, open_gallery
 from ssn_core.inspection.threshold import Rate, Threshold, decide
+from ssn_core.runs.config import RunConfig
 from ssn_core.runs.result import RunResult
 from ssn_core.study import explore
 
@@ -141,13 +143,18 @@ def test_epochs_fit_into_the_minutes(parts: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["supervised", "mixed", "weak_gap_cam_as_published"])
-def test_the_first_steps_of_every_recipe_can_be_measured(recipe: str, tiny_sets: Path) -> None:
-    """On the good images alone, also where training will read masks."""
+def test_the_first_steps_of_every_recipe_can_be_measured(
+    recipe: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the good images alone, also where training will read masks; an epoch is as long as it will be."""
+    made: list[RunConfig] = []
+    monkeypatch.setattr(training, "run", lambda config, *_, **__: made.append(config))
     fields = {"backbone": "efficientnet_lite0", "image_size": (96, 40), "batch_size": 4, "flips": 2}
     fields |= {"masks": 2} if recipe == "mixed" else {}
-    found = open_dataset("own", "plates", tiny_sets / "plates")
-    config = training.own_config(found, fields, recipe)
-    assert training.epochs_within(1e6, config, found, torch.device("cpu"))["epochs"] == training.MOST_EPOCHS
+    training.train(tiny_sets / "plates", 1e6, fields, tmp_path, recipe=recipe, log=quiet)
+    assert made[0].epochs == training.MOST_EPOCHS
+    [measured] = (json.loads(path.read_text()) for path in tmp_path.glob("*.minutes-1e+06.json"))
+    assert measured["steps_per_epoch"] == 3  # three defective images, each in two versions, and as many good ones
 
 
 def test_the_same_command_is_the_same_run(

@@ -158,8 +158,8 @@ def test_what_is_not_at_hand_is_not_run_and_says_how(
     assert missing.reason.startswith("data: ") and "weave" in missing.reason
     assert missing.command == run_command(missing.config) and "category=weave" in missing.command
     monkeypatch.setattr(profiles, "make_synthetic", lambda _: None)
-    write(checkout, synthetic=True, experiments={"scenario_a": {"categories": ["weave"]}})
-    with pytest.raises(InputError, match="weave"):  # nothing is left out of a profile whose data are drawn
+    write(checkout, synthetic=True)
+    with pytest.raises(InputError, match="profile 'small': data: .*weave"):  # before any run: its data are drawn
         load_profile("small").run("scenario_a", log=quiet)
     shutil.rmtree(checkout / "data")  # a finished run is shown without its data
     assert isinstance(load_profile("small").run([outcomes[0].config], log=quiet)[0], RunResult)

@@ -1,1 +1,1 @@
-"""What is timed, how, and how it is shown: ``python -m ssn_core.bench``. Imports everything below it."""
+"""What is timed, how, and how it is shown: ``ssn bench``. Imports everything below it."""

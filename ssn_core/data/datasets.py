@@ -85,7 +85,7 @@ def open_dataset(
 ) -> Dataset:
     """Find, index and validate a category; every image and mask is decoded once, so training meets no bad file.
 
-    ``training_masks=False`` (weak supervision) lists no training mask and, where train/labels.csv exists, opens none.
+    ``training_masks=False`` (labels alone) lists no training mask and, where train/labels.csv exists, opens none.
 
     Raises:
         InputError: the folder is not found (see ``find_root``), or it has problems; all are in the one message.

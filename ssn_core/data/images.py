@@ -31,10 +31,12 @@ def subfolders(folder: Path) -> list[Path]:
     return [folder / name for name in _names(folder)[0]]
 
 
-def unread_images(root: Path) -> list[str]:
-    """A line for each format below ``root`` whose files look like images and are not read; none where all are."""
+def unread_images(root: Path, below: bool = True) -> list[str]:
+    """A line for each format in ``root``, and in the folders ``below`` it that are not hidden, whose files look like
+    images and are not read; none where all are."""
     found: dict[str, list[str]] = {}
-    for folder, _, names in os.walk(root):
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if below and not name.startswith(".")]
         for name in names:
             if name.lower().endswith(UNREAD) and not name.startswith("."):
                 found.setdefault(os.path.splitext(name)[1].lower(), []).append(os.path.join(folder, name))

@@ -57,7 +57,7 @@ def index(root: Path, layout: str, training_masks: bool) -> tuple[list[Sample], 
     mask is not empty. ``training_masks=False`` lists no training mask, and opens none where there is a labels.csv.
     A folder in neither layout has its good images for training.
     """
-    problems = unread_images(root)
+    problems = unread_images(root, below=bool(layout) or (root / "good").is_dir())
     if layout == "mvtec":
         listed = _mvtec(root, problems)
     else:

@@ -5,6 +5,9 @@ A small batch costs a GPU less than the host needs to launch a hundred operation
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +29,7 @@ class Recorded:
         self.model, self.on_cuda = model, weight.device.type == "cuda"
         self.images = torch.zeros(batch, 3, *size, dtype=weight.dtype, device=weight.device)
         self.stream = torch.cuda.Stream(weight.device) if self.on_cuda else None
-        with torch.cuda.stream(self.stream), torch.no_grad():
+        with self._here(), torch.no_grad():
             if self.on_cuda:
                 self.stream.wait_stream(torch.cuda.default_stream(weight.device))  # where the model was made
             for _ in range(_WARM_UP if self.on_cuda else 1):
@@ -46,7 +49,7 @@ class Recorded:
         """Let a batch begin, and return; raises :class:`InputError` for another shape."""
         if images.shape != self.images.shape:
             raise InputError(f"recorded for images of shape {tuple(self.images.shape)}, got {tuple(images.shape)}")
-        with torch.cuda.stream(self.stream), torch.no_grad():
+        with self._here(), torch.no_grad():
             self.images.copy_(images, non_blocking=True)
             if self.on_cuda:
                 self.graph.replay()
@@ -60,3 +63,6 @@ class Recorded:
         if self.on_cuda:
             self.stream.synchronize()
         return tuple(self.results)
+
+    def _here(self) -> Any:
+        return torch.cuda.stream(self.stream) if self.on_cuda else contextlib.nullcontext()

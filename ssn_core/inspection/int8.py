@@ -15,10 +15,10 @@ from ssn_core.errors import InputError
 from ssn_core.fast.export import session, speed
 from ssn_core.fast.int8 import int8_units, write_int8
 from ssn_core.files import write_bytes
+from ssn_core.inspection.export import write_float32
 from ssn_core.inspection.threshold import Threshold, not_available
 from ssn_core.metrics import METRICS
 from ssn_core.runs.evaluation import Outputs, Truth, measure
-from ssn_core.runs.export import write_float32
 from ssn_core.runs.result import Log, RunResult
 from ssn_core.runs.training_set import TrainingSet
 

@@ -56,13 +56,16 @@ def train(
         raise InputError(f"minutes={minutes:g} must be a number above 0")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
-    dataset = open_dataset(OWN, folder.resolve().name, folder, training_masks=False)
+    name = folder.resolve().name
+    dataset = open_dataset(OWN, name, folder, training_masks=False)
     of_steps = sorted(_OF_STEPS & fields.keys()) + ["minutes"] * (minutes is not None)
     config = own_config(dataset, fields, recipe or (STEPPED if of_steps else FILLED))
     if config.method == "memory":
         if of_steps:
             raise InputError(f"a memory is filled in one pass: leave {', '.join(of_steps)} out, or take another recipe")
     elif "epochs" not in fields:
+        if config.needs_training_masks:
+            dataset = open_dataset(OWN, name, folder)
         config = config.replace(epochs=_epochs(config, dataset, minutes or MINUTES, store, device, log))
     return run(config, store, folder, device, log=log)
 
@@ -124,7 +127,8 @@ def epochs_within(
         trainer.epoch()
         now = clock()
     step = (now - began) / (trainer.step - before)
-    steps = math.ceil(len(training.entries) / config.batch_size)
+    drawn = training.epoch_order(torch.zeros(training.normal), torch.Generator())
+    steps = math.ceil(len(drawn) / config.batch_size)
     left = 60 * minutes - (now - start) - 2 * image * (len(training.entries) + len(dataset.test))
     epochs = min(max(int(left / (steps * step)), 1), MOST_EPOCHS)
     return {"epochs": epochs, "seconds_per_step": step, "steps_per_epoch": steps}

@@ -140,7 +140,7 @@ def _in_its_noise(c: RunConfig) -> Iterator[str]:
     if c.noise != "learned_v2" and c.beta is not None:
         yield f"beta={c.beta!r} belongs to noise='learned_v2', not to noise={c.noise!r}"
     if c.noise_std_high is not None and (learned or c.noise_std_high <= c.noise_std):
-        yield f"noise_std_high={c.noise_std_high!r} must exceed noise_std, and belongs to noise='gaussian'"
+        yield f"noise_std_high={c.noise_std_high!r} must exceed noise_std, and belongs to a noise of fixed shape"
     if c.noise_rule == "as_published" and not (learned and c.supervision == "unsupervised"):
         yield "noise_rule='as_published' is the published unsupervised update of noise='learned_v1' or 'learned_v2'"
     if c.noise_unit == "adapted_std" and c.adaptor == "linear":

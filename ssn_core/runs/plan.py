@@ -23,7 +23,7 @@ from ssn_core.runs.profiles import (
     run_command,
     simplenet_like,
 )
-from ssn_core.runs.result import Log, load_run
+from ssn_core.runs.result import Log, find_run, load_run
 
 
 @dataclass
@@ -39,10 +39,11 @@ class Plan:
         """The plan of ``profiles/<name>.yaml`` on this machine."""
         plan = cls(load_profile(name))
         for config in _shown_by_notebooks(plan.profile):
-            if reason := plan.profile.unavailable(config):
-                plan.left_out.append(NotRun(config, reason))
-            else:
+            reason = None if plan.profile.synthetic else plan.profile.unavailable(config)
+            if reason is None:
                 plan.runs[config.run_id] = config
+            else:
+                plan.left_out.append(NotRun(config, reason))
         return plan
 
     @property
@@ -63,7 +64,7 @@ class Plan:
         return [k for k, c in self.runs.items() if c.experiment == main.experiment and c.beta == main.beta]
 
     def add_control(self, learned: str) -> str | None:
-        """The run id of a learned run's control; None where that is not finished, or diverged before any noise."""
+        """The run id of a finished learned run's control; None where it diverged before there was any noise."""
         try:
             control = matched_control(load_run(self.profile.store / learned))
         except InputError:
@@ -106,7 +107,8 @@ class Plan:
     def _config(self, run_id: str) -> RunConfig:
         if run_id not in self.runs:  # a control, in the process of its own job
             for learned in self.controlled:
-                self.add_control(learned)
+                if find_run(self.runs[learned], self.profile.store) is not None:
+                    self.add_control(learned)
         if run_id not in self.runs:
             raise InputError(f"profile {self.profile.name!r} has no run {run_id!r} that this machine can make")
         return self.runs[run_id]

@@ -73,6 +73,8 @@ class Profile:
         configs = self.configs(runs) if isinstance(runs, str) else runs
         self.prepare()
         missing = {c.run_id: NotRun(c, reason) for c in configs if (reason := self.unavailable(c))}
+        if missing and self.synthetic:
+            raise InputError(f"profile {self.name!r}: {next(iter(missing.values())).reason}")
         return [missing.get(c.run_id) or run(c, self.store, self.data_root(c), device=device, log=log) for c in configs]
 
     def prepare(self) -> None:
@@ -86,7 +88,7 @@ class Profile:
 
     def unavailable(self, config: RunConfig) -> str | None:
         """Why a run cannot be made here, or None. A data set that is there and broken is not "unavailable"."""
-        if self.synthetic or find_run(config, self.store) is not None:
+        if find_run(config, self.store) is not None:
             return None
         try:
             find_root(config.dataset, config.category, self.data_root(config))
@@ -94,7 +96,7 @@ class Profile:
             return f"data: {error}"
         from ssn_core.models.weights import weights_path
 
-        if weights_path(config.backbone) is None:
+        if not self.synthetic and weights_path(config.backbone) is None:
             return f"weights: none of {config.backbone} on this machine (making the run by its command downloads them)"
         return None
 

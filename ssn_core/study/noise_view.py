@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ssn_core.runs.profiles import older
 from ssn_core.runs.result import RunResult
 from ssn_core.study.labels import data_label, pick
+from ssn_core.study.run_values import constant_share
 from ssn_core.study.style import bilingual
 
 
@@ -38,11 +39,13 @@ def _noise_fields(runs: Sequence[RunResult], language: str) -> Figure:
     axes[1, 0].set_title(pick(language, "Perlin mask M", "maschera di Perlin M"))
     labels = pick(language, "Gaussian", "gaussiano"), pick(language, "learned", "appreso")
     top, limit = field["rms"].max(), np.abs(field["channel"]).max()
-    for row, label, rms, channel in zip(axes, labels, field["rms"], field["channel"], strict=True):
+    for i, (row, label, rms, channel) in enumerate(zip(axes, labels, field["rms"], field["channel"], strict=True)):
         _bar(row[1].imshow(rms, cmap="viridis", vmin=0, vmax=top), row[1])
         row[1].set_title(f"{label}:\nRMS(M·ε)")
         _bar(row[2].imshow(channel, cmap="RdBu_r", vmin=-limit, vmax=limit), row[2])
-        row[2].set_title(f"{label}:\n" + pick(language, "one channel of M·ε", "un canale di M·ε"))
+        constant = f"{100 * constant_share(run.noise, i):.0f} %"
+        texts = f"one channel of\nM·ε: {constant} constant", f"un canale di\nM·ε: costante per il {constant}"
+        row[2].set_title(f"{label}, {pick(language, *texts)}")
         _scatter(row[3], field["features"], rms, field["mask"] > 0)
     for ax in axes[:, :3].ravel():
         ax.set_axis_off()

@@ -27,12 +27,20 @@ def run_values(result: RunResult) -> dict[str, float]:
     values |= {"loss-least": history["loss"].min(), "loss-largest": history["loss"].max()}
     values |= {"noise-rms": history["noise_rms"].mean()}
     values |= {"noise-rms-first": history["noise_rms"].iloc[0], "noise-rms-last": history["noise_rms"].iloc[-1]}
+    values["noise-constant"] = constant_share(result.noise) if result.noise is not None else None
     sigma, scale = result.info["noise"]["std"], result.info["noise"]["feature_std"]
     values["feature-std"] = scale
     values["noise-to-features"] = sigma / scale if sigma and scale else None
     values |= _late(history) | _operating_points(result) | _on_logits(metrics)
     numbers = {name: float(v) for name, v in values.items() if isinstance(v, (int, float, np.number))}
     return {name: v for name, v in numbers.items() if math.isfinite(v)}
+
+
+def constant_share(noise: Mapping[str, np.ndarray], row: int = 1) -> float:
+    """Share of the mean square of the learned noise (``row`` 0: of the Gaussian beside it) that is the square of its
+    mean, inside the mask and in the channel that the run kept. 1 is the same offset at every position."""
+    values = noise["channel"][row][noise["mask"]].astype(float)
+    return values.mean() ** 2 / np.square(values).mean()
 
 
 def _late(history: pd.DataFrame) -> dict[str, float | None]:

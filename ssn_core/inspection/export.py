@@ -9,17 +9,16 @@ import torch
 
 from ssn_core.fast.export import session, speed, write_onnx
 from ssn_core.fast.inference import fold
+from ssn_core.inspection.threshold import Threshold
 from ssn_core.runs.result import Log, RunResult, load_run
 from ssn_core.runs.store import load_model
 
 
-def export_onnx(
-    run: str | Path, path: str | Path | None = None, threshold: float | None = None, log: Log = print
-) -> Path:
-    """Write the folded model of a run folder to ``path`` (default: ``model.onnx`` in it), see :func:`write_float32`;
-    the log gets its speed beside that of the folded model in torch."""
+def export_onnx(run: str | Path, path: str | Path | None = None, log: Log = print) -> Path:
+    """Write the folded model of a run folder to ``path`` (default: ``model.onnx`` in it), see :func:`write_float32`; it
+    decides as ``ssn predict`` does. The log gets its speed beside that of the folded model in torch."""
     result, model = load_run(run), load_model(run)
-    path = write_float32(result, Path(path or Path(run, "model.onnx")), threshold)
+    path = write_float32(result, Path(path or Path(run, "model.onnx")), Threshold.of(result).value)
     onnx, folded = speed(session(path), fold(model).predict, size=model.image_size)
     log(
         f"{path}: equal to torch. One image, {torch.get_num_threads()} threads: ONNX Runtime {onnx:.1f} ms, "
@@ -28,14 +27,12 @@ def export_onnx(
     return path
 
 
-def write_float32(run: RunResult, path: Path, threshold: float | None = None) -> Path:
+def write_float32(run: RunResult, path: Path, threshold: float) -> Path:
     """:func:`ssn_core.fast.export.write_onnx` of a run. Metadata: ``run_id``, ``image_size`` ("H,W"), ``decides_by``
-    ("map_score": an image is defective where the maximum of its map is above ``threshold``), ``threshold`` (by default
-    the run's quantile of normal training images), and ``thresholds`` (JSON: all that the run knows, of both scores).
-    """
+    ("map_score": an image is defective where the maximum of its map is above ``threshold``), ``threshold``, and
+    ``thresholds`` (JSON: those of the run's metrics, of both scores)."""
     model = load_model(run.path)
     known = {name: run.metrics[name] for name in ("train_quantile", "youden")}
-    threshold = known["train_quantile"]["map_score"] if threshold is None else threshold
     facts = {
         "run_id": run.config.run_id,
         "image_size": ",".join(map(str, model.image_size)),
