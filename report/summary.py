@@ -39,7 +39,7 @@ from ssn_core.study.trend import RISE
 
 _COST = ("epochs", "batch_size", "adaptor_lr", "head_lr")
 _SEEDS = 3  # what the ledger asks for where seeds differ
-_DATA = ("experiment", "dataset", "category", "beta", "masks")
+_DATA = ("experiment", "backbone", "dataset", "category", "beta", "masks")
 #: the synthetic classes that stand where the report speaks of the course's
 STAND_INS = {"bottle": "ring", "carpet": "weave", "screw": "thread", "ksdd1": "plates"}
 

@@ -61,6 +61,15 @@ def test_the_full_protocol_takes_the_place_of_the_reduced_one(root: Path) -> Non
     assert [c["there"] for c in bottle] == [True, True, False, False, False]
 
 
+def test_the_full_protocol_leaves_the_runs_on_other_backbones(root: Path) -> None:
+    """A memory costs the same in both profiles, so what the full one has of it takes no other's place."""
+    configs = [config for config in CPU.configs("memory") if config.category == "bottle"]
+    for config in configs:
+        write_run(root / "data" / "results", config, flat(0.8))
+    assert {config.backbone for config in configs} == {"resnet18", "efficientnet_lite0"}
+    assert {run["run_id"] for run in summarise(root)["runs"]} == {config.run_id for config in configs}
+
+
 def test_controls_are_those_matched_to_the_learned_runs(root: Path) -> None:
     store = root / "data" / "results"
     learned = [config for config in CPU.configs("learned_noise_v2") if config.beta == 0.1]
