@@ -17,6 +17,7 @@ from ssn_core.bench import forms, show
 from ssn_core.bench import measure as bench
 from ssn_core.bench.plan import GPU_FORMS, Form, Group, Point, plan, settings_of
 from ssn_core.bench.process import count, timed
+from ssn_core.fast.product import product
 from ssn_core.metrics import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,6 +146,7 @@ def test_operations_and_bytes_by_hand() -> None:
     c = torch.zeros(7, 3, 5)  # in place, as the fast forms do it
     assert count(lambda: c.baddbmm_(a.expand(7, -1, -1), b.expand(7, -1, -1)))[0] == 7 * 120
     assert count(lambda: c[0].addmm_(a, b))[0] == count(lambda: torch.mv(b.T, a[0]))[0] * 3 == 120
+    assert count(lambda: product(a, b)) == count(lambda: a @ b)
     assert count(lambda: a.view(4, 3).T)[1] == 0
 
 

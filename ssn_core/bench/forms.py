@@ -18,6 +18,7 @@ from ssn_core.bench.plan import PEER, Form, Point, inference_dtype
 from ssn_core.fast.export import session, write_onnx
 from ssn_core.fast.inference import fold
 from ssn_core.fast.int8 import write_int8
+from ssn_core.fast.product import product
 from ssn_core.fast.recorded import Recorded
 from ssn_core.metrics import METRICS, aupro, evaluate
 from ssn_core.models.detectors import build_model
@@ -239,7 +240,7 @@ def machine(form: Form, facts: Facts) -> Prepare:
         dtype = torch.float16 if form.variant == "product_half" else torch.float32
         a, b = torch.randn(2, *point.size, device=form.device).to(dtype)
         out = torch.empty_like(a)
-        return lambda: out.copy_(a) if form.variant == "copy" else torch.mm(a, b, out=out)
+        return lambda: out.copy_(a) if form.variant == "copy" else product(a, b)
 
     return prepare
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ssn_core.errors import InputError
 from ssn_core.fast.batch_norm import fold_bn, fold_trunk
 from ssn_core.fast.moments import Kept
+from ssn_core.fast.product import product
 from ssn_core.fast.row_bands import RowBands
 from ssn_core.fast.segmentation_step import LEAK
 from ssn_core.fast.upscaled_conv import Composed, UpscaledConv
@@ -151,7 +152,7 @@ class FoldedDetector(nn.Module):
         if adapted is not None or _whole(layers[0]):
             return F.leaky_relu_(self._convolved(self.hidden, layers, adapted, kept), LEAK) @ self.hidden_out
         op, (h, w) = self.sizes.bands, self.sizes.feature_size
-        low = [layer @ taps[0] for layer, taps in zip(layers, self.hidden.rows, strict=True)]
+        low = [product(layer, taps[0]) for layer, taps in zip(layers, self.hidden.rows, strict=True)]
         low_map = layers[0].new_empty(len(layers[0]) * h * w)
         for part in op.parts(len(layers[0])):
             rows = kept("rows", low_map, part.block.stop - part.block.start, len(self.hidden_out))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept
+from ssn_core.fast.product import Product
 from ssn_core.fast.response import map_windows, pooled_response
 from ssn_core.fast.row_bands import RowBands
 from ssn_core.fast.segmentation_step import projected
@@ -80,10 +81,10 @@ class FastForward:
         weight, bias = head.conv.weight.flatten(1), head.conv.bias  # (1024, C)
         if self.linear:  # adaptor and first convolution are one matrix
             weight2, weight3 = (weight @ conv.weight.flatten(1)).split((layer2.shape[-1], layer3.shape[-1]), dim=1)
-            hidden: tuple[Tensor, ...] = (layer2 @ weight2.T, layer3 @ weight3.T)
+            hidden: tuple[Tensor, ...] = (Product.apply(layer2, weight2), Product.apply(layer3, weight3))
             bias = bias + weight @ conv.bias
         else:
-            hidden = (adapted @ weight.T,)
+            hidden = (Product.apply(adapted, weight),)
         clean, noisy = projected(hidden, noise, masked, head, bias.detach(), self.bands, self.kept)
         nowhere = clean.new_zeros(clean.numel() // len(layer2))  # one image more, see Masked
         both = torch.cat([clean, clean, nowhere]).index_put((masked.where,), noisy)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.fast.moments import Kept, blocks
+from ssn_core.fast.product import product
 from ssn_core.models.upscale import nonzero_columns, tap_matrix
 
 _BAND = 16  # rows or columns of a band on a processor, whichever are fewer
@@ -70,9 +71,9 @@ class UpscaledConv(nn.Module):
         for images in blocks(out):
             for i, (layer, rows, (y, x, *_)) in enumerate(zip(layers, taps, self.matrices, strict=True)):
                 part = layer[images]
-                low, wide = self.workspace(part, o, kept)
+                wide = self.wide(part, o, kept)
                 for dy in range(k):
-                    torch.mm(part.flatten(0, 2), rows[dy], out=low.view(-1, k * o))
+                    low = product(part.flatten(0, 1), rows[dy]).unflatten(2, (k, o)).flatten(1, 2)  # (n h, w k, O)
                     x(low, wide.unflatten(1, (-1, k))[:, :, dy].flatten(0, 1))
                 y(wide.flatten(2), out[images].flatten(2), add=i > 0)
         return out
@@ -88,11 +89,9 @@ class UpscaledConv(nn.Module):
         out = torch.baddbmm(bias.repeat(self.size_out[1]), self.y.expand(wide.shape[0], -1, -1), wide)
         return out.unflatten(2, (self.size_out[1], -1))
 
-    def workspace(self, part: Tensor, o: int, kept: Kept) -> tuple[Tensor, Tensor]:
-        """For images (n, h, w, C): at low resolution (n h, w k, O), and upscaled along x (n, h k, W, O)."""
-        (n, h, w, _), k = part.shape, self.taps
-        low = kept("low", part, n * h, w * k, o)
-        return low, kept("wide", part, n, h * k, self.size_out[1], o)
+    def wide(self, part: Tensor, o: int, kept: Kept) -> Tensor:
+        """A buffer for the products of images (n, h, w, C), upscaled along x: (n, h k, W, O)."""
+        return kept("wide", part, len(part), part.shape[1] * self.taps, self.size_out[1], o)
 
 
 def tap_rows(weight: Tensor) -> Tensor:
@@ -130,10 +129,11 @@ class _Function(torch.autograd.Function):
         for images in blocks(grad):
             for layer, total, (*_, y, x) in zip(layers, totals, op.matrices, strict=True):
                 part = layer[images]
-                low, wide = op.workspace(part, o, ctx.kept)
+                wide, (n, h, w, _) = op.wide(part, o, ctx.kept), part.shape
+                low = ctx.kept("low", part, n * h, w * k, o)
                 y(grad[images].flatten(2), wide.flatten(2))
                 for dy in range(k):
                     x(wide.unflatten(1, (-1, k))[:, :, dy].flatten(0, 1), low)
-                    total[dy].addmm_(part.flatten(0, 2).T, low.view(-1, k * o))
+                    total[dy] += product(part.flatten(0, 2).T, low.view(-1, k * o))
         grad_weight = torch.cat(totals, dim=1).view(k, channels, k, o).permute(3, 1, 0, 2)
         return grad_weight, None, None, None, None

@@ -1,0 +1,41 @@
+"""Products of float32 matrices on a processor, by oneDNN.
+
+The BLAS behind ``torch.mm`` leaves half of some processors' vector units idle (MKL on AMD: AVX2 where there is
+AVX-512); 1x1 convolutions on one thread go the same way. oneDNN, which torch brings for its other convolutions, does
+not. It is reached by the operator that ``torch.compile`` makes of a linear layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix``, (..., K) and (K, N) -> (..., N); either may be a transpose. Nothing is differentiated."""
+    single = rows.device.type == "cpu" and rows.dtype == torch.float32
+    if not single or not rows.numel() or not torch.backends.mkldnn.is_available():
+        return rows @ matrix
+    return torch.ops.mkldnn._linear_pointwise(_dense(rows), _dense(matrix.T), None, "none", [], "")
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """A part of a wider matrix would take oneDNN's reference, a thousand times slower."""
+    return matrix if matrix.is_contiguous() or matrix.mT.is_contiguous() else matrix.contiguous()
+
+
+class Product(torch.autograd.Function):
+    """Rows (..., K) times the transpose of a weight (N, K): what a 1x1 convolution is, with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return product(rows, weight.T)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        rows, weight = ctx.saved_tensors
+        grad_rows = product(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_rows, product(rows.flatten(0, -2).T, grad.flatten(0, -2)).T
