@@ -16,8 +16,17 @@ import yaml
 
 from report.quantities import FILES, SOURCES, TERMS, Quantity, resolve
 from ssn_core.errors import InputError
-from ssn_core.study.differences import CONFIRMED, OPEN, OPERATORS, REFUTED, Difference, decide, difference, place
-from ssn_core.study.trend import RISE
+from ssn_core.study.differences import (
+    CONFIRMED,
+    OPEN,
+    OPERATORS,
+    REFUTED,
+    Difference,
+    decide,
+    difference,
+    open_ended,
+    place,
+)
 
 _CLAIM_KEYS, _TEXTS = {"id", "section", "erratum", "claim", "test", "checks"}, ("claim", "test")
 _CHECK_KEYS = {"left", "op", "right", "margin", "min_seeds", "min_steps", "terms"}
@@ -93,9 +102,10 @@ def compare(comparisons: dict[str, dict[str, Any]], summary: dict[str, Any]) -> 
     for name, comparison in comparisons.items():
         left, right = (resolve(comparison[side], summary) for side in ("left", "right"))
         found, reason = weigh(left, right)
-        outcome = place(found, comparison["margin"]) if found else OPEN
+        known = found and open_ended(found, left.rises, right.rises)
+        outcome = place(known, comparison["margin"]) if known else OPEN
         if outcome == OPEN:
-            reason = reason or "not separated"
+            reason = reason or ("still rising" if known != found else "not separated")
         outcomes[name] = {"outcome": "absent" if reason in ("not run", "no source") else outcome, "reason": reason}
     return outcomes
 
@@ -105,9 +115,11 @@ def _judged(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     margin, least = float(check.get("margin", 0.0)), max(2, check.get("min_seeds", 2))
     limits = {name: check[name] for name in ("min_seeds", "min_steps", "terms") if name in check}
     found, reason = weigh(left, right, **limits)
-    outcome = decide(found, check["op"], margin) if found else OPEN
+    known = found and open_ended(found, left.rises, right.rises)
+    outcome = decide(known, check["op"], margin) if known else OPEN
     if found and outcome == OPEN:
         reason = "within the margin" if place(found, margin) == "same" else "not separated"
+        reason = "still rising" if known != found else reason
     return {
         "left": asdict(left),
         "op": check["op"],
@@ -129,7 +141,7 @@ def weigh(
     left: Quantity, right: Quantity, min_seeds: int = 2, min_steps: int = 0, terms: dict[str, Any] | None = None
 ) -> tuple[Difference | None, str]:
     """The difference of two sides, or None and why they decide nothing: a side is missing, is one run or too few, was
-    trained too briefly or still rises, or the two were measured on other terms than each other or than ``terms``."""
+    trained or evaluated too briefly, or the two were measured on other terms than each other or than ``terms``."""
     sides = sorted((left, right), key=lambda side: side.value is not None)  # what is missing is said first
     if reason := next(filter(None, (_lacking(side, min_seeds, min_steps) for side in sides)), ""):
         return None, reason
@@ -149,6 +161,4 @@ def _lacking(side: Quantity, min_seeds: int, min_steps: int) -> str:
         return "one run" if side.n == 1 else "too few seeds"
     if side.source == "runs" and side.conditions["steps"] < min_steps:
         return "training too short"
-    if side.settles and side.rise is None:
-        return "too few evaluations"
-    return "still rising" if side.settles and side.rise > RISE else ""
+    return "too few evaluations" if side.settles and side.rise is None else ""

@@ -10,6 +10,7 @@ from ssn_core.metrics import METRICS
 from ssn_core.study.differences import Sample
 from ssn_core.study.reference import PUBLISHED_RUNS
 from ssn_core.study.results import only
+from ssn_core.study.trend import RISE
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")
@@ -46,10 +47,15 @@ class Quantity(Sample):
 
     @property
     def settles(self) -> bool:
-        """Whether it is a metric that training improves, so that it says something only when it has stopped rising; a
+        """Whether it is a metric that training improves, so that it may still have risen when training ended; a
         memory is filled and not trained."""
         trained = self.conditions is None or self.conditions.get("steps") != 0
         return self.source == "runs" and self.metric in METRICS and self.statistic == "mean" and trained
+
+    @property
+    def rises(self) -> bool:
+        """Whether its trainings ended while it rose."""
+        return self.settles and self.rise is not None and self.rise > RISE
 
 
 def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:

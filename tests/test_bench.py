@@ -17,8 +17,8 @@ from ssn_core.bench import forms, show
 from ssn_core.bench import measure as bench
 from ssn_core.bench.plan import GPU_FORMS, Form, Group, Point, plan, settings_of
 from ssn_core.bench.process import count, timed
-from ssn_core.fast.product import product
 from ssn_core.metrics import evaluate
+from ssn_core.models.product import product
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {

@@ -80,10 +80,23 @@ def test_a_check_without_grounds_is_open_and_says_why() -> None:
     assert outcome(three, group(TIGHT[:2])) == (OPEN, "too few seeds")
     assert outcome(three, group(TIGHT, steps=1499)) == (OPEN, "training too short")
     assert outcome(three, group(TIGHT, rise=None)) == (OPEN, "too few evaluations")
-    assert outcome(three, group(TIGHT, rise=0.03)) == (OPEN, "still rising")
     assert outcome(three, group(TIGHT, rise=-0.3)) == (CONFIRMED, "")
     nowhere = {"left": RUNS, "op": ">", "right": {"published": {"source": "nobody"}, "metric": "I-AUROC"}}
     assert outcome(nowhere, group(TIGHT[:1])) == (OPEN, "no source")  # what is missing is said first
+
+
+def test_a_side_that_was_still_rising_can_be_ahead_alone() -> None:
+    """It would have ended higher, nobody knows by how much."""
+    high, low = group(TIGHT, rise=0.03), group(LOW, rise=0.03)
+    assert outcome(OVER_HALF, high) == (CONFIRMED, "")
+    assert outcome(OVER_HALF | {"op": "<"}, high) == (REFUTED, "")
+    ceiling = OVER_HALF | {"right": {"value": 0.95}}
+    assert outcome(ceiling, group(LOW)) == (REFUTED, "")
+    assert outcome(ceiling, low) == outcome(ceiling | {"op": "<="}, low) == (OPEN, "still rising")
+    assert outcome(OVER_HALF | {"op": "==", "right": {"value": 0.91}, "margin": 0.1}, high) == (OPEN, "still rising")
+    versus = {"left": RUNS, "op": ">", "right": B_RUNS}
+    assert outcome(versus, high, group(LOW, B_SCREW)) == (CONFIRMED, "")
+    assert outcome(versus, high, group(LOW, B_SCREW, rise=0.03)) == (OPEN, "still rising")
 
 
 def test_one_run_decides_nothing_unless_the_quantity_is_exact() -> None:
@@ -208,6 +221,8 @@ def test_comparisons_choose_sentences() -> None:
     }
     rising = compare(check, summary(group(TIGHT), group(LOW, B_SCREW, rise=0.05)))
     assert rising["one"] == {"outcome": "open", "reason": "still rising"}
+    leading = compare(check, summary(group(TIGHT, rise=0.05), group(LOW, B_SCREW)))
+    assert leading["one"] == {"outcome": "more", "reason": ""}
 
 
 def test_a_broken_comparison_is_named(tmp_path: Path) -> None:

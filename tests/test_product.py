@@ -7,7 +7,7 @@ import torch
 from support import relative, rng
 from torch import Tensor
 
-from ssn_core.fast.product import Product, product
+from ssn_core.models.product import Product, product
 
 
 def draw(*size: int) -> Tensor:

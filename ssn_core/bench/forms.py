@@ -18,12 +18,12 @@ from ssn_core.bench.plan import PEER, Form, Point, inference_dtype
 from ssn_core.fast.export import session, write_onnx
 from ssn_core.fast.inference import fold
 from ssn_core.fast.int8 import write_int8
-from ssn_core.fast.product import product
 from ssn_core.fast.recorded import Recorded
 from ssn_core.metrics import METRICS, aupro, evaluate
 from ssn_core.models.detectors import build_model
 from ssn_core.models.losses import focal, map_loss
 from ssn_core.models.noise import perlin_masks
+from ssn_core.models.product import product
 from ssn_core.runs.features import Features
 from ssn_core.runs.presets import preset
 from ssn_core.runs.trainer import Trainer

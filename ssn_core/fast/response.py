@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept, Moments, blocks, track
-from ssn_core.fast.product import product
 from ssn_core.fast.upscaled_conv import tap_rows
+from ssn_core.models.product import product
 
 
 def pooled_response(

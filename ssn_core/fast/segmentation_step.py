@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept, Moments, blocks, track
-from ssn_core.fast.product import product
 from ssn_core.fast.row_bands import CACHE_ROWS, Part, RowBands
 from ssn_core.models.heads import SegmentationHead
+from ssn_core.models.product import product
 
 LEAK = 0.2
 
@@ -128,7 +128,8 @@ def _grad_hidden(ctx: Any, grad_rows: Any, grad_noisy: Tensor) -> list[Tensor]:
     """Gradient of the first convolution's output: part by part, so that the full-size gradient never exists."""
     sizes, k = ctx.sizes, ctx.sizes[0][-1]
     spans = _spans(ctx.parts, ctx.masked)
-    totals = [grad_noisy.new_zeros(size) for size in sizes]
+    fresh = grad_noisy.new_empty if len(sizes) == 1 else grad_noisy.new_zeros  # a single one is written part by part
+    totals = [fresh(size) for size in sizes]
     for part, masked in zip(ctx.parts, spans, strict=True):
         first, count = part.block.start, part.block.stop - part.block.start
         grad = totals[0].view(-1, k)[part.block] if len(sizes) == 1 else ctx.kept("grad", grad_noisy, count, k)

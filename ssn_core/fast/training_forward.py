@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept
-from ssn_core.fast.product import Product
 from ssn_core.fast.response import map_windows, pooled_response
 from ssn_core.fast.row_bands import RowBands
 from ssn_core.fast.segmentation_step import projected
 from ssn_core.fast.upscaled_conv import UpscaledConv
 from ssn_core.models.detectors import Detector, GapCamNet, PooledMap
+from ssn_core.models.product import Product
 from ssn_core.models.upscale import border_bias
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssn_core.fast.moments import Kept, blocks
-from ssn_core.fast.product import product
+from ssn_core.models.product import product
 from ssn_core.models.upscale import nonzero_columns, tap_matrix
 
 _BAND = 16  # rows or columns of a band on a processor, whichever are fewer

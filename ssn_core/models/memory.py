@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssn_core.models.product import product
+
 _PART = 1024  # features of the memory compared at a time, which bounds the products
 
 
@@ -14,7 +16,7 @@ def nearest(rows: Tensor, memory: Tensor) -> Tensor:
     Squared distances come from products, ``|x - m|^2 = |x|^2 + (|m|^2 - 2 x m)``, a part of the memory at a time.
     """
     dtype, rows, memory = rows.dtype, rows.float(), memory.float()
-    least = [torch.addmm(m.square().sum(1), rows, m.T, alpha=-2).amin(1) for m in memory.split(_PART)]
+    least = [product(rows, -2 * m.T).add_(m.square().sum(1)).amin(1) for m in memory.split(_PART)]
     return (torch.stack(least).amin(0) + rows.square().sum(1)).clamp(min=0).sqrt().to(dtype)
 
 

@@ -1,7 +1,8 @@
 """What the results say, in words: each function returns the sentences that answer a notebook's question.
 
-A difference is called one where the 95 % interval of :mod:`ssn_core.study.differences` leaves zero out and neither side
-was still rising (:mod:`ssn_core.study.trend`); else the question is open, and what was not run names its command.
+A difference is called one where the 95 % interval of :mod:`ssn_core.study.differences` leaves zero out and the side
+behind was not still rising (:mod:`ssn_core.study.trend`); else the question is open, and what was not run names its
+command.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
-from ssn_core.study.differences import Sample, difference, place
+from ssn_core.study.differences import Sample, difference, open_ended, place
 from ssn_core.study.labels import BACKBONES, data_label, experiment_label, method_label
 from ssn_core.study.results import Group, Outcome, groups
 from ssn_core.study.trend import RISE
@@ -47,14 +48,16 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
     if (found := difference(*samples, paired=True)) is None:
         return f"{shown}: open, one seed has no spread"
     interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
-    if rising := [name for name, side in zip(names, (left, right), strict=True) if _rises(side, metric)]:
-        return f"{shown}: open, {' and '.join(rising)} still rising when training ended; {interval}"
-    word = {"more": "higher", "less": "lower"}.get(place(found, 0.0))
-    return f"{shown}: {word} by {abs(found.value):.3f} ({interval})" if word else f"{shown}: open, {interval}"
+    rises = [_rises(side, metric) for side in (left, right)]
+    word = {"more": "higher", "less": "lower"}.get(place(open_ended(found, *rises), 0.0))
+    if word:
+        return f"{shown}: {word} by {abs(found.value):.3f} ({interval})"
+    rising = " and ".join(name for name, rose in zip(names, rises, strict=True) if rose)
+    return f"{shown}: open, {f'{rising} still rising when training ended; ' if rising else ''}{interval}"
 
 
 def _rises(group: Group, metric: str) -> bool:
-    """Whether the seeds' trainings ended while the metric rose, so that its last value decides nothing."""
+    """Whether the seeds' trainings ended while the metric rose."""
     return group.values.get(f"{metric} rise", {"mean": 0.0})["mean"] > RISE
 
 

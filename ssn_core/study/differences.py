@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -68,6 +68,13 @@ def difference(left: Sample, right: Sample, paired: bool = False, least: int = 2
     (left_below, left_above), (right_below, right_above) = _reach(left), _reach(right)
     low, high = value - half - left_below - right_above, value + half + left_above + right_below
     return Difference(value, low, high, exact=not samples)
+
+
+def open_ended(found: Difference, left_rises: bool, right_rises: bool) -> Difference:
+    """The difference as far as it is known of sides whose training ended while they rose: they would have ended higher
+    by who knows how much. A rising side can be ahead; it is never behind, and never equal."""
+    high = math.inf if left_rises else found.high
+    return replace(found, low=-math.inf if right_rises else found.low, high=high)
 
 
 def half_width(samples: Sequence[tuple[float, int]]) -> float:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 def product(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows @ matrix``, (..., K) and (K, N) -> (..., N); either may be a transpose. Nothing is differentiated."""
-    single = rows.device.type == "cpu" and rows.dtype == torch.float32
-    if not single or not rows.numel() or not torch.backends.mkldnn.is_available():
+    single = rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if not single or not rows.numel() or torch.compiler.is_compiling():  # a compiler chooses for itself
         return rows @ matrix
     return torch.ops.mkldnn._linear_pointwise(_dense(rows), _dense(matrix.T), None, "none", [], "")
 
