@@ -131,7 +131,7 @@ def derived(table: pd.DataFrame) -> pd.DataFrame:
     there, with half the bytes. On the device at hand peak and bandwidth are measured too, so the last columns say which
     share of that limit the measured time reaches. No rows where they were not.
     """
-    machine = table.drop_duplicates("measurement").set_index("measurement")["value"]
+    machine = table.groupby("measurement")["value"].max()  # of both products
     if not {"machine_product", "machine_copy"} <= set(machine.index):
         return pd.DataFrame()
     halves, values, rows = "machine_product_half" in machine, wide(table), []
