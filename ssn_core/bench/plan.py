@@ -104,7 +104,7 @@ def plan(settings: Settings, device: str, peers: bool) -> list[Group]:
     runs = [at("training_run", 4, images=images) for images in settings.images]
     gpu = [at("gpu_latency_batch1"), at("gpu_throughput_batch16", 16), at("gpu_throughput_batch256", 256)]
     groups = [  # title, kind, model, variants, points
-        ("machine product", "machine", _NONE, ["plain", "product"][: 1 if cuda else 2], [at("machine_product", 1, 2048)]),
+        ("machine product", "machine", _NONE, ["plain", "product"][: 2 - cuda], [at("machine_product", 1, 2048)]),
         ("machine copy", "machine", _NONE, ["copy"], [at("machine_copy", 1, 4096)]),
         # larger, to fill a GPU's arithmetic units for halves
         ("machine product half", "machine", _NONE, ["product_half"], cuda * [at("machine_product_half", 1, 8192)]),

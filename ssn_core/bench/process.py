@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssn_core.bench.forms import KINDS, Call, Facts
 from ssn_core.bench.plan import Form, Point
+from ssn_core.models.product import LINEAR
 
 _COUNTED = ("latency_batch1", "training_step_batch8")  # beside these stand operations and bytes
 _COUNTED_STEPS = 8  # of the fast form, whose operations go with the area that each step's masks happen to have
@@ -46,8 +47,7 @@ def count(call: Call, times: int = 1) -> tuple[float, float]:
     nothing else) and bytes moved, means over ``times``. Not under inference mode, which hides the operations."""
     aten, product = torch.ops.aten, lambda _, a, b, **kwargs: 2 * math.prod(a) * b[-1]
     left_out = {aten.addmm_: product, aten.baddbmm_: product, aten.mv: lambda a, b, **kwargs: 2 * math.prod(a)}
-    if torch.backends.mkldnn.is_available():
-        left_out[torch.ops.mkldnn._linear_pointwise] = lambda a, b, *_, **kwargs: 2 * math.prod(a) * b[0]
+    left_out[LINEAR] = lambda a, b, *_, **kwargs: 2 * math.prod(a) * b[0]
     with FlopCounterMode(display=False, custom_mapping=left_out) as flops, _Traffic() as traffic:
         for _ in range(times):
             call()

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: None where torch was built without oneDNN
+LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
 
 def product(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows @ matrix``, (..., K) and (K, N) -> (..., N); either may be a transpose. Nothing is differentiated."""
-    single = rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    if not single or not rows.numel() or torch.compiler.is_compiling():  # a compiler chooses for itself
+    single = rows.device.type == "cpu" and rows.dtype == torch.float32
+    if LINEAR is None or not single or not rows.numel() or torch.compiler.is_compiling():  # a compiler has its own way
         return rows @ matrix
-    return torch.ops.mkldnn._linear_pointwise(_dense(rows), _dense(matrix.T), None, "none", [], "")
+    return LINEAR(_dense(rows), _dense(matrix.T), None, "none", [], "")
 
 
 def _dense(matrix: Tensor) -> Tensor:
