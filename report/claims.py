@@ -95,18 +95,19 @@ def judge(claims: list[dict[str, Any]], summary: dict[str, Any]) -> list[dict[st
     return judged
 
 
-def compare(comparisons: dict[str, dict[str, Any]], summary: dict[str, Any]) -> dict[str, dict[str, str]]:
+def compare(comparisons: dict[str, dict[str, Any]], summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Per comparison its outcome, ``more``, ``same``, ``less``, ``open`` or ``absent`` (a side is not there), and why
-    it is open."""
+    it is open, with the difference so far."""
     outcomes = {}
     for name, comparison in comparisons.items():
         left, right = (resolve(comparison[side], summary) for side in ("left", "right"))
         found, reason = weigh(left, right)
         known = found and open_ended(found, left.rises, right.rises)
         outcome = place(known, comparison["margin"]) if known else OPEN
-        if outcome == OPEN:
-            reason = reason or ("still rising" if known != found else "not separated")
-        outcomes[name] = {"outcome": "absent" if reason in ("not run", "no source") else outcome, "reason": reason}
+        if found and outcome == OPEN:
+            reason = "not separated" if place(found, comparison["margin"]) == OPEN else "still rising"
+        outcome = "absent" if reason in ("not run", "no source") else outcome
+        outcomes[name] = {"outcome": outcome, "reason": reason, "difference": asdict(found) if found else None}
     return outcomes
 
 
@@ -119,7 +120,7 @@ def _judged(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     outcome = decide(known, check["op"], margin) if known else OPEN
     if found and outcome == OPEN:
         reason = "within the margin" if place(found, margin) == "same" else "not separated"
-        reason = "still rising" if known != found else reason
+        reason = reason if decide(found, check["op"], margin) == OPEN else "still rising"
     return {
         "left": asdict(left),
         "op": check["op"],

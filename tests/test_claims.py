@@ -213,16 +213,17 @@ def test_comparisons_choose_sentences() -> None:
     check = {"one": {"left": RUNS, "right": B_RUNS, "margin": 0.02}}
     for name, values in names.items():
         found = compare(check, summary(group(TIGHT), group(values, B_SCREW)))
-        assert found == {"one": {"outcome": name, "reason": ""}}
+        assert (found["one"]["outcome"], found["one"]["reason"]) == (name, "")
     assert compare(check, summary(group(TIGHT)))["one"]["outcome"] == "absent"
-    assert compare(check, summary(group(TIGHT[:1]), group(LOW[:1], B_SCREW)))["one"] == {
-        "outcome": "open",
-        "reason": "one run",
-    }
+    alone = {"outcome": "open", "reason": "one run", "difference": None}
+    assert compare(check, summary(group(TIGHT[:1]), group(LOW[:1], B_SCREW)))["one"] == alone
     rising = compare(check, summary(group(TIGHT), group(LOW, B_SCREW, rise=0.05)))
-    assert rising["one"] == {"outcome": "open", "reason": "still rising"}
+    assert (rising["one"]["outcome"], rising["one"]["reason"]) == ("open", "still rising")
+    assert rising["one"]["difference"]["value"] == pytest.approx(0.2)
+    close = compare(check, summary(group(TIGHT), group((0.85, 0.88, 0.91), B_SCREW, rise=0.05)))
+    assert (close["one"]["outcome"], close["one"]["reason"]) == ("open", "not separated")
     leading = compare(check, summary(group(TIGHT, rise=0.05), group(LOW, B_SCREW)))
-    assert leading["one"] == {"outcome": "more", "reason": ""}
+    assert (leading["one"]["outcome"], leading["one"]["reason"]) == ("more", "")
 
 
 def test_a_broken_comparison_is_named(tmp_path: Path) -> None:
