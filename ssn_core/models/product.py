@@ -25,7 +25,7 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """A part of a wider matrix would take oneDNN's reference, a thousand times slower."""
+    """A part of a wider matrix would take oneDNN's reference, which nobody waits for."""
     return matrix if matrix.is_contiguous() or matrix.mT.is_contiguous() else matrix.contiguous()
 
 

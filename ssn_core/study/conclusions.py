@@ -15,7 +15,7 @@ import pandas as pd
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
-from ssn_core.study.differences import Sample, difference, open_ended, place
+from ssn_core.study.differences import OPEN, Sample, difference, open_ended, place
 from ssn_core.study.labels import BACKBONES, data_label, experiment_label, method_label
 from ssn_core.study.results import Group, Outcome, groups
 from ssn_core.study.trend import RISE
@@ -48,12 +48,11 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
     if (found := difference(*samples, paired=True)) is None:
         return f"{shown}: open, one seed has no spread"
     interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
-    rises = [_rises(side, metric) for side in (left, right)]
-    word = {"more": "higher", "less": "lower"}.get(place(open_ended(found, *rises), 0.0))
-    if word:
+    known = open_ended(found, *(_rises(side, metric) for side in (left, right)))
+    if word := {"more": "higher", "less": "lower"}.get(place(known, 0.0)):
         return f"{shown}: {word} by {abs(found.value):.3f} ({interval})"
-    rising = " and ".join(name for name, rose in zip(names, rises, strict=True) if rose)
-    return f"{shown}: open, {f'{rising} still rising when training ended; ' if rising else ''}{interval}"
+    behind = "" if place(found, 0.0) == OPEN else f"{names[found.value > 0]} still rising when training ended; "
+    return f"{shown}: open, {behind}{interval}"
 
 
 def _rises(group: Group, metric: str) -> bool:
