@@ -15,10 +15,12 @@ import pandas as pd
 from ssn_core.metrics import NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
-from ssn_core.study.differences import OPEN, Sample, difference, open_ended, place
+from ssn_core.study.differences import Sample, difference, open_ended, place
 from ssn_core.study.labels import BACKBONES, data_label, experiment_label, method_label
 from ssn_core.study.results import Group, Outcome, groups
 from ssn_core.study.trend import RISE
+
+_ORDER = {"more": "higher", "less": "lower"}
 
 
 def contrasts(pairs: Iterable[tuple[Sequence[Outcome], Sequence[Outcome], str]]) -> list[str]:
@@ -49,9 +51,10 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
         return f"{shown}: open, one seed has no spread"
     interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
     known = open_ended(found, *(_rises(side, metric) for side in (left, right)))
-    if word := {"more": "higher", "less": "lower"}.get(place(known, 0.0)):
+    so_far, word = (_ORDER.get(place(each, 0.0)) for each in (found, known))
+    if word:
         return f"{shown}: {word} by {abs(found.value):.3f} ({interval})"
-    behind = "" if place(found, 0.0) == OPEN else f"{names[found.value > 0]} still rising when training ended; "
+    behind = f"{names[found.value > 0]} still rising when training ended; " if so_far else ""
     return f"{shown}: open, {behind}{interval}"
 
 
