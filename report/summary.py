@@ -21,6 +21,7 @@ from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
+from ssn_core.runs.evaluation import TOP
 from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import (
     NotRun,
@@ -76,7 +77,7 @@ def summarise(root: Path, name: str = "cpu") -> dict[str, Any]:
         "published": _records(reference("supersimplenet_published", root)),
         "speed": _records(speed.rename_axis("statistic").reset_index()),
         "counters": _counters(root),
-        "rules": {"near_one": NEAR_ONE, "rise": RISE},
+        "rules": {"near_one": NEAR_ONE, "rise": RISE, "top": TOP},
         "bench": measured,
         "derived": derived,
         "figures": _figures(root, profile),

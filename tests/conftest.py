@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request
 
+import matplotlib.pyplot as plt
 import pytest
+from studied import config_of, fake_run
 from support import tiny_config
 
 import ssn_core as ssn
@@ -66,3 +68,25 @@ def run(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunRes
     """One run of one epoch, for what is made of a run."""
     store = tmp_path_factory.mktemp("store")
     return ssn.run(tiny_config(epochs=1), store, data_root=tiny_sets, device="cpu", log=lambda line: None)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def scenarios(tmp_path: Path) -> list[ssn.RunResult]:
+    names = ("baseline", "scenario_a", "scenario_b")
+    return [fake_run(tmp_path, config_of(name, seed=seed)) for name in names for seed in (0, 1)]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> list[ssn.RunResult]:
+    """Two bounds, two seeds; the wider bound is the better one."""
+    return [
+        fake_run(tmp_path, config_of("learned_noise_v2", beta=beta, seed=seed), quality=10 * beta)
+        for beta in (0.5, 0.1)
+        for seed in (0, 1)
+    ]

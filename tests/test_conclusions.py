@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from test_figures import config_of, fake_run, not_run
+from studied import config_of, fake_run, not_run
 
 from ssn_core import preset
 from ssn_core.study import conclusions

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import tiny_config
-from test_train import CLOSE, learned, make_trainer, one, published, rng
+from support import rng, tiny_config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from training import CLOSE, learned, make_trainer, one, published
 
 from ssn_core.fast.masked import Masked
 from ssn_core.models.noise import masked_area, perlin_masks

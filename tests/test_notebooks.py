@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from test_figures import config_of, dataset_for, fake_run
+from studied import config_of, dataset_for, fake_run
 
 from ssn_core import InputError, load_profile, preset
 from ssn_core.inspection.gallery import example_config

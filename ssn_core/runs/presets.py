@@ -35,6 +35,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 7 % of the standard deviation is what 0.015 is to ResNet18's own features (erratum 3)
     "scenario_b_rescaled": {**_B, "noise_std": 0.07, "noise_unit": "adapted_std"},
     "scenario_c": _C,
+    "scenario_c_eighth": {**_C, "noise_std": 0.125},
+    "scenario_c_half": {**_C, "noise_std": 0.5},
+    "scenario_c_whole": {**_C, "noise_std": 1.0},
     "scenario_c_scales": {**_C, "noise_std": 0.1, "noise_std_high": 1.0},  # a different loudness for every image
     "learned_noise_v1": {**_A, "noise": "learned_v1"},
     "learned_noise_v1_as_published": {**_A, "noise": "learned_v1", "noise_rule": "as_published"},

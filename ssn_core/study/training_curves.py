@@ -1,13 +1,10 @@
-"""Figures over the training: metrics against steps, convergence, noise, and what a bound of the noise is worth."""
+"""Figures over the training: metrics against steps, convergence, the noise and its generator."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,12 +13,9 @@ from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.labels import METHOD_COLOURS, method_colour, method_label, pick
 from ssn_core.study.results import Outcome
-from ssn_core.study.run_values import LAST_EVALUATIONS
 from ssn_core.study.style import PUBLISHED, bilingual, legend_below
 
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
-#: one method, four bounds: shades of its colour, dark for the widest
-_SHADES = ("#00382B", "#009E73", "#5CC9A7", "#E69F00", "#882255", "#56B4E9")
 
 
 def learning(outcomes: Sequence[Outcome], language: str = "en") -> Figure | None:
@@ -79,7 +73,7 @@ def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
     for name, label in (("learned_noise_v1", "v1"), ("learned_noise_v2_beta0.1", "v2, β = 0.1")):
         rows, rule = reference.periodic(name), f"{name.partition('_beta')[0]}_as_published"
         axes[1].plot(rows["epoch"], rows["last_shown_avg_loss"], color=METHOD_COLOURS[rule], label=label)
-    _ours_and_the_courses(axes, language, pick(language, "measured here", "misurato qui"))
+    ours_and_the_courses(axes, language, pick(language, "measured here", "misurato qui"))
     for ax in axes:
         ax.set(yscale="log")
         ax.legend()
@@ -87,7 +81,7 @@ def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
     return figure
 
 
-def _ours_and_the_courses(axes: Sequence[Axes], language: str, ours: str) -> None:
+def ours_and_the_courses(axes: Sequence[Axes], language: str, ours: str) -> None:
     """Titles and x labels of two panels over the epochs."""
     theirs = pick(language, "course report's log (MVTec AD screw)", "log della relazione (MVTec AD screw)")
     for ax, title in zip(axes, (ours, theirs), strict=True):
@@ -112,94 +106,3 @@ def noise_histories(runs: Sequence[RunResult], language: str = "en") -> Figure:
         ax.set_xlabel(pick(language, "epoch", "epoca"))
     legend_below(figure, axes[0])
     return figure
-
-
-@bilingual
-def beta_histories(outcomes: Sequence[Outcome], language: str = "en") -> Figure:
-    """I-AUROC at every evaluation, one colour per bound, one line per seed; the course report's log beside, also of
-    bounds that were not run here."""
-    figure, axes = plt.subplots(1, 2, figsize=(6.3, 2.9), sharey=True)
-    shades = _shades(outcomes)
-    for run in tables.finished(outcomes):
-        measured = run.history.dropna(subset=["I-AUROC"])
-        axes[0].plot(measured["epoch"], measured["I-AUROC"], color=shades[run.config.beta], marker=".", ms=3)
-    for beta, shade in shades.items():
-        axes[0].plot([], [], color=shade, label=f"β = {beta:g}")
-        log = _course_sweep(beta)
-        axes[1].plot(log["epoch"], log["I-AUROC"], color=shade, lw=0.9)
-    _ours_and_the_courses(axes, language, pick(language, "measured here, every seed", "misurato qui, ogni seme"))
-    for ax in axes:
-        ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
-        ax.set(ylim=(0, 1.03))
-    axes[0].set_ylabel("I-AUROC (test)")
-    legend_below(figure, axes[0])
-    return figure
-
-
-@bilingual
-def beta_band(outcomes: Sequence[Outcome], language: str = "en") -> Figure:
-    """What one final value is worth: range of the last ten evaluations (bar), their mean (tick) and the final value
-    (dot), for every bound and seed that was run, and for the course report's log (grey)."""
-    figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.0), sharey=True)
-    shades = _shades(outcomes)
-    for ax, metric in zip(axes, tables.SELECTED_BY, strict=True):
-        for i, (beta, shade) in enumerate(shades.items()):
-            mine = tables.finished(tables.select(outcomes, beta=beta))
-            places = i + np.linspace(-0.3, 0.15, len(mine)) if len(mine) > 1 else [i - 0.1][: len(mine)]
-            for place, run in zip(places, mine, strict=True):
-                _band(ax, place, run.history[metric].dropna(), shade)
-            _band(ax, i + 0.33, _course_sweep(beta)[metric], "#9A9A9A")
-        ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
-        ax.set_xticks(range(len(shades)), [f"{beta:g}" for beta in shades])
-        ax.set(title=metric, xlabel="β", xlim=(-0.5, len(shades) - 0.5), ylim=(0, 1.03))
-        ax.grid(axis="x", visible=False)
-    axes[0].set_ylabel(pick(language, "last ten evaluations (test)", "ultime dieci valutazioni (test)"))
-    ours, course = pick(language, "ours, per seed", "nostri, per seme"), pick(language, "course report", "relazione")
-    shown = [(ours, next(iter(shades.values())))] if tables.finished(outcomes) else []
-    for label, colour in (*shown, (course, "#9A9A9A")):
-        axes[0].plot([], [], color=colour, lw=3, alpha=0.5, label=label)
-    axes[0].plot([], [], "o", color=PUBLISHED, label=pick(language, "final value", "valore finale"))
-    legend_below(figure, axes[0])
-    return figure
-
-
-def _band(ax: Axes, place: float, values: pd.Series, colour: str) -> None:
-    last = values.tail(LAST_EVALUATIONS)
-    if last.empty:
-        return
-    ax.plot([place, place], [last.min(), last.max()], color=colour, lw=4, alpha=0.45, solid_capstyle="butt")
-    ax.plot(place, last.mean(), "_", color=colour, ms=7, mew=1.4)
-    ax.plot(place, last.iloc[-1], "o", color=colour, ms=3.2)
-
-
-@bilingual
-def beta_selection(runs: Sequence[RunResult], language: str = "en") -> Figure:
-    """Validation metric (held-out images with pasted defects) against test metric, per run; a ring marks the bound
-    that validation chooses, a square the one that the test set (the oracle) would have chosen."""
-    figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.2))
-    shades = _shades(runs)
-    for ax, metric in zip(axes, tables.SELECTED_BY, strict=True):
-        means = tables.beta_means(runs, metric)
-        for run in runs:
-            point = (run.metrics[f"validation {metric}"], run.metrics[metric])
-            ax.plot(*point, ".", color=shades[run.config.beta], alpha=0.6)
-        for beta, shade in shades.items():
-            ax.plot(*means.loc[beta], "o", ms=6, color=shade, label=f"β = {beta:g}")
-        look = {"ls": "", "mfc": "none", "mec": PUBLISHED}
-        chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()
-        label = pick(language, "chosen by validation", "scelto dalla validazione")
-        ax.plot(*means.loc[chosen], "o", ms=11, label=label, **look)
-        ax.plot(*means.loc[oracle], "s", ms=14, label=pick(language, "oracle (test set)", "oracolo (test)"), **look)
-        ax.set_xlabel(f"{metric}, " + pick(language, "validation", "validazione"))
-        ax.set_ylabel(f"{metric}, test")
-    legend_below(figure, axes[0])
-    return figure
-
-
-def _shades(outcomes: Sequence[Outcome]) -> dict[float, str]:
-    """The bounds, the widest first, and a colour for each."""
-    return dict(zip(sorted({outcome.config.beta for outcome in outcomes}, reverse=True), itertools.cycle(_SHADES)))
-
-
-def _course_sweep(beta: float) -> pd.DataFrame:
-    return reference.periodic(f"learned_noise_v2_beta{beta:g}")
