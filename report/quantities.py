@@ -109,8 +109,9 @@ def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
 
 
 def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
-    bare = dataclasses.replace(bare, command=missing_command(bare.where, summary))
-    group = only(summary["groups"], **bare.where)
+    where = bare.where if "backbone" in bare.where else bare.where | {"edge": False}
+    bare = dataclasses.replace(bare, command=missing_command(where, summary))
+    group = only(summary["groups"], **where)
     if group is None or bare.metric not in group["values"]:
         return bare
     found = group["values"][bare.metric]
@@ -124,6 +125,6 @@ def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
 
 def missing_command(where: dict[str, Any], summary: dict[str, Any]) -> str | None:
     """The command of the first run of a set that is not there yet, or None when the profile's runs are all there."""
-    keys = ("experiment", "dataset", "category", "beta")
+    keys = ("experiment", "dataset", "category", "beta", "backbone", "edge")
     fitting = [c for c in summary["commands"] if all(c[k] == where[k] for k in keys if k in where)]
     return next((c["command"] for c in fitting if not c["there"]), None)

@@ -71,7 +71,7 @@ def summarise(root: Path, name: str = "cpu") -> dict[str, Any]:
         "runs": runs,
         "groups": [_group(group) for group in found if group.runs],
         "commands": [_command(profile, outcome) for outcome in outcomes],
-        "planned": {c.category: [c.epochs, c.batch_size] for c in load_profile("cpu").configs("scenario_a")},
+        "planned": {c.category: [c.epochs, c.batch_size] for c in _models(load_profile("cpu"))},
         "course": _records(reference("course_report_tables", root)),
         "log": _records(log_statistics(root)),
         "published": _records(reference("supersimplenet_published", root)),
@@ -100,13 +100,18 @@ def wanted_runs(profile: Profile) -> list[RunConfig]:
     if profile.synthetic:
         return configs
     full = load_profile("full")
-    models = {config.category: config for config in profile.configs("scenario_a")}
+    models = {config.category: config for config in _models(profile)}
     for config in (c for name in full.experiments if name not in profile.experiments for c in full.configs(name)):
         if (model := models.get(config.category)) is not None:
             cost = {name: getattr(model, name) for name in (*_COST, "eval_every")}
             configs.append(config.replace(**cost))
     first = dict.fromkeys(config for config in configs if config.seed == 0)
     return [config.replace(seed=seed) for config in first for seed in range(_SEEDS)]
+
+
+def _models(profile: Profile) -> list[RunConfig]:
+    """Scenario A's runs, whose cost is the model for what the profile does not name."""
+    return [config for config in profile.configs("scenario_a") if not config.edge]
 
 
 def _named(profile: Profile) -> list[RunConfig]:
@@ -168,6 +173,7 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         **{name: value for name, value in fields.items() if name not in ("seed", "eval_every")},
         **_stands_for(group.config),
+        "edge": group.config.edge,
         "noise_std": noise.pop() if len(noise) == 1 else None,  # each control has its own
         "seeds": [run.config.seed for run in runs],
         "n": len(runs),
@@ -187,7 +193,7 @@ def _stands_for(config: RunConfig) -> dict[str, str]:
 def _command(profile: Profile, outcome: Outcome) -> dict[str, Any]:
     """Of a run that the report is about: whether it is there, and the command that makes it."""
     config = outcome.config
-    fields = {name: getattr(config, name) for name in (*_DATA, "seed")} | _stands_for(config)
+    fields = {name: getattr(config, name) for name in (*_DATA, "seed", "edge")} | _stands_for(config)
     command = "make report" if profile.synthetic else run_command(config)
     return fields | {"there": isinstance(outcome, RunResult), "command": command}
 

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from studied import EPOCHS, SIZE, fake_run
 
-from ssn_core import InputError, load_profile
+from ssn_core import InputError, load_profile, preset
 from ssn_core.bench import forms, show
 from ssn_core.bench import measure as bench
 from ssn_core.bench.plan import GPU_FORMS, Form, Group, Point, plan, settings_of
 from ssn_core.bench.process import count, timed
+from ssn_core.bench.tradeoff import tradeoff
 from ssn_core.metrics import evaluate
 from ssn_core.models.product import product
 
@@ -178,6 +180,16 @@ def test_a_tiny_profile_is_measured_to_its_end(tmp_path: Path) -> None:
     assert after["group"].tolist() == [*before["group"], "gpu inference"] and len(said) == 2
     assert set(after["group"][~kept]) == {"metrics at scale seven"} == {*after["group"]} - {*after["group"][kept]}
     assert after["value"][kept].tolist() == [*before["value"][: kept.sum() - 1], foreign["value"].item()]
+
+
+def test_a_network_trained_otherwise_stands_at_its_own_speed(tmp_path: Path) -> None:
+    """Scenario C has A's network, so A's latency, and a mark of its own at its own height; and none without runs."""
+    runs = [fake_run(tmp_path, preset("scenario_c", image_size=SIZE, epochs=EPOCHS))]
+    with_c, without = ([line.get_data() for line in tradeoff(committed(), own).axes[0].lines] for own in (runs, []))
+    [(places, heights)] = [line for line in with_c if list(line[1][:1]) == [runs[0].metrics["I-AUROC"]]]
+    a = show.wide(committed()).loc[[("scenario_a", "resnet18", form) for form in ("plain", "fold")], "latency_batch1"]
+    assert list(places) == a.tolist() and len(heights) == 2
+    assert len(with_c) == len(without) + 2  # its line and its place in the legend
 
 
 def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:

@@ -30,8 +30,15 @@ def group(
     samples = {seed: {"I-AUROC": v, "parameters": 4e6, "AUPRO": v} for seed, v in enumerate(values)}
     if rise is not None:
         samples = {seed: sample | {"I-AUROC rise": rise} for seed, sample in samples.items()}
-    fields = {"dataset": "mvtec", "beta": None, "backbone": "resnet18", "image_size": [256, 256], "epochs": 12}
-    fields |= {"batch_size": 8, "adaptor_lr": 1e-4, "head_lr": 2e-4, "validation_fraction": 0.0, "device": "cpu"}
+    fields = {"dataset": "mvtec", "beta": None, "backbone": "resnet18", "edge": False, "epochs": 12}
+    fields |= {
+        "image_size": [256, 256],
+        "batch_size": 8,
+        "adaptor_lr": 1e-4,
+        "head_lr": 2e-4,
+        "validation_fraction": 0.0,
+        "device": "cpu",
+    }
     return {**where, **fields, "steps": steps, "n": len(values), "values": aggregate(samples)} | changes
 
 
@@ -42,9 +49,10 @@ def bench_row(experiment: str, value: float, **changes: object) -> dict:
 
 
 def summary(*groups: dict, bench: tuple[dict, ...] = ()) -> dict:
+    run = {**A_SCREW, "dataset": "mvtec", "beta": None, "backbone": "resnet18", "edge": False}
     commands = [
-        {**A_SCREW, "dataset": "mvtec", "beta": None, "seed": 0, "there": True, "command": "run seed 0"},
-        {**A_SCREW, "dataset": "mvtec", "beta": None, "seed": 1, "there": False, "command": "run seed 1"},
+        {**run, "seed": 0, "there": True, "command": "run seed 0"},
+        {**run, "seed": 1, "there": False, "command": "run seed 1"},
     ]
     published = {"source": "ICPR 2024", "category": "screw", "metric": "I-AUROC", "mean": 0.93, "std": 0.01}
     log = [{**A_SCREW, "metric": "I-AUROC", "final": 0.51, "late_mean": 0.5, "loss": 0.007}]
@@ -206,6 +214,13 @@ def test_sides_of_one_group_are_paired_too() -> None:
 
 
 # Sentences
+
+
+def test_a_look_up_that_names_no_backbone_means_the_reports_own() -> None:
+    own, edge = group((0.5, 0.6)), group((0.8, 0.9), backbone="efficientnet_lite0", edge=True)
+    for where, value in ((A_SCREW, 0.55), (A_SCREW | {"backbone": "efficientnet_lite0"}, 0.85)):
+        found = resolve({"runs": where, "metric": "I-AUROC"}, summary(own, edge))
+        assert found.value == pytest.approx(value)
 
 
 def test_comparisons_choose_sentences() -> None:

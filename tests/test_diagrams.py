@@ -50,6 +50,8 @@ def test_readme_and_notebooks_show_diagrams_that_are_there() -> None:
     for page in (ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb")):
         for target in re.findall(r"!\[[^\]]+\]\(([^)]+\.svg)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), f"{page.name} shows {target}"
-            assert (page.parent / target).resolve().parent == COMMITTED  # the folder that `make site` copies
-            shown.add((page.parent / target).name)
+            if (page.parent / target).resolve().parent == COMMITTED:
+                shown.add((page.parent / target).name)
+            else:
+                assert page.name == "README.md"  # of a notebook's pictures `make site` copies the diagrams alone
     assert shown == {path.name for path in COMMITTED.glob("*.en.svg")}

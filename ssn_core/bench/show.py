@@ -1,8 +1,8 @@
-"""Tables and figures of the benchmark (``bench.csv``): efficiency, speed-ups, growth of the cost, trade-off."""
+"""Tables and figures of the benchmark (``bench.csv``): efficiency, speed-ups, growth of the cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,13 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ssn_core.bench.plan import GPU_FORMS, Model
-from ssn_core.runs.result import RunResult
-from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experiment_label, measurement_label, pick
+from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, experiment_label, measurement_label, pick
 from ssn_core.study.reference import reference
 from ssn_core.study.style import bilingual, legend_below
 
-#: what the report's Figure 6 compares: the same task, other costs
-TRADED = ("baseline", "scenario_a", "scenario_b", "learned_noise_v2", "memory")
 GPU_COMMAND = "python -m ssn_core.bench --profile full --device cuda"
 #: from NVIDIA's data sheets: float32 peak (TFLOP/s), memory bandwidth (GB/s) and, where forwards are derived in it, the
 #: peak of half precision (H100: SXM, dense)
@@ -209,7 +206,7 @@ def growth(table: pd.DataFrame, language: str = "en") -> Figure:
         rows, colours = _named(rows[rows["measurement"].str.fullmatch(shown)], language)
         look = {"hue": "form", "palette": colours, "style": "form", "markers": ["o", "s", "^"][: len(colours)]}
         sns.lineplot(rows, x=column, y="value", dashes=False, mec="none", legend=ax is axes[0], ax=ax, **look)
-        _plain_logarithms(ax)
+        plain_logarithms(ax)
         ax.set_xticks(ticks := sorted(rows[column].unique()), [f"{x:g}" for x in ticks])
         ax.set(xlabel=pick(language, *label), ylabel="")
     axes[0].set_ylabel(pick(language, "ms per image", "ms per immagine"))
@@ -221,7 +218,7 @@ def growth(table: pd.DataFrame, language: str = "en") -> Figure:
     return figure
 
 
-def _plain_logarithms(ax: Axes, names: str = "xy") -> None:
+def plain_logarithms(ax: Axes, names: str = "xy") -> None:
     """Logarithmic axes that are labelled with numbers, not powers."""
     for name in names:
         ax.set(**{f"{name}scale": "log"})
@@ -229,37 +226,3 @@ def _plain_logarithms(ax: Axes, names: str = "xy") -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-
-
-@bilingual
-def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en") -> Figure:
-    """Figure 6: latency against the AUROC of the image score and of the map score, bubbles as large as the peak memory.
-
-    Hollow: the plain form; filled: the folded one, which is the same detector. A model that was not trained on the
-    runs' category stands at the foot of the panel, with its latency alone.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.3), sharey=True, sharex=True)
-    values, largest = wide(table), table.loc[table["measurement"] == "memory_throughput_batch16", "value"].max()
-    for experiment, backbone in (model for model in models(table) if model[0] in TRADED):
-        own = [run for run in runs if (run.config.experiment, run.config.backbone) == (experiment, backbone)]
-        colour = METHOD_COLOURS[experiment]
-        for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
-            height = sum(run.metrics[metric] for run in own) / len(own) if own else 0.02
-            forms = values.loc[[(experiment, backbone, form) for form in ("plain", "fold")]]
-            places, areas = forms["latency_batch1"], 500 * forms["memory_throughput_batch16"].fillna(largest) / largest
-            ax.plot(places, [height] * 2, color=colour, lw=0.8, alpha=0.6, ls="-" if own else ":")
-            ax.scatter(
-                places, [height] * 2, areas if own else 12, ec=colour, fc=["white", colour], alpha=0.75, zorder=3
-            )
-        label = f"{experiment_label(experiment, language)}, {BACKBONES[backbone]}"
-        label += "" if own else f" ({pick(language, 'not run', 'non eseguito')})"
-        axes[0].plot([], [], "o", color=colour, label=label)
-    for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
-        ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
-        _plain_logarithms(ax, "x")
-        label = pick(language, "latency, batch 1 (ms)", "latenza, batch 1 (ms)")
-        ax.set(title=metric, ylim=(-0.06, 1.08), xlabel=label, xmargin=0.15)
-    data = {data_label(run.config, language) for run in runs}
-    axes[0].set_ylabel(f"AUROC, {' / '.join(sorted(data))}" if data else "AUROC")
-    legend_below(figure, axes[0])
-    return figure

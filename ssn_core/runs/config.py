@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ssn_core.errors import InputError
-from ssn_core.models.names import ADAPTORS, BACKBONES, FIXED_NOISES
+from ssn_core.models.names import ADAPTORS, BACKBONES, EDGE, FIXED_NOISES
 
 Method = Literal["supersimplenet", "gap_cam", "mil", "simplenet", "memory"]
 Backbone = Literal[tuple(BACKBONES)]
@@ -114,6 +114,11 @@ class RunConfig(BaseModel):
         reach the segmentation head."""
         names = ("method", "backbone", "adaptor", "image_size", "cls_features", "memory_size")
         return {name: getattr(self, name) for name in names} | {"stop_gradient": self.supervision == "unsupervised"}
+
+    @property
+    def edge(self) -> bool:
+        """Whether it is a variant on the backbone that the report has not; on synthetic data that stands for all."""
+        return self.backbone == EDGE and self.dataset != "synthetic"
 
     @property
     def needs_training_masks(self) -> bool:

@@ -67,10 +67,10 @@ class Profile:
         return [config for entry in entries for config in _expand(experiment, self.defaults, entry)]
 
     def run(self, runs: str | list[RunConfig], device: str | None = None, log: Log = print) -> list[RunResult | NotRun]:
-        """Run or load every configuration of one experiment, or those given; see :func:`ssn_core.run`."""
+        """Run or load one experiment on the report's backbones, or what is given; see :func:`ssn_core.run`."""
         from ssn_core.runs.store import run  # loads torch, which reading finished runs does without
 
-        configs = self.configs(runs) if isinstance(runs, str) else runs
+        configs = [c for c in self.configs(runs) if not c.edge] if isinstance(runs, str) else runs
         self.prepare()
         missing = {c.run_id: NotRun(c, reason) for c in configs if (reason := self.unavailable(c))}
         if missing and self.synthetic:

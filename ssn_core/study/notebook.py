@@ -36,7 +36,7 @@ class Notebook:
         return not self.profile.synthetic
 
     def run(self, runs: str | list[RunConfig]) -> list[RunResult | NotRun]:
-        """Run or load every configuration of one experiment of the profile, or those given."""
+        """Run or load one experiment of the profile on the report's backbones, or the configurations given."""
         return self.profile.run(runs, device=self.device, log=_milestones)
 
     def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
