@@ -27,6 +27,20 @@ def test_a_table_has_a_row_per_source_and_a_column_per_metric(tmp_path: Path) ->
     assert (course["source"], course["AUPRO"], course["n"]) == ("course", "0.943", "1")
 
 
+def test_what_a_method_is_worth_is_its_difference_seed_by_seed(tmp_path: Path) -> None:
+    """One seed has no interval, another backbone no partner, a method that was not run no number."""
+    runs = [fake_run(tmp_path, config_of(name, seed=s)) for name in ("scenario_a", "scenario_c") for s in (0, 1)]
+    alone = fake_run(tmp_path, config_of("memory", epochs=1))
+    away = fake_run(tmp_path, config_of("scenario_c", backbone="efficientnet_lite0"))
+    frame = tables.worth([*runs, alone, away, not_run(config_of("scenario_b"))], "scenario_a", ("AUPRO",))
+    gaps = [runs[2 + i].metrics["AUPRO"] - runs[i].metrics["AUPRO"] for i in (0, 1)]
+    mean, half = np.mean(gaps), 12.706 * np.std(gaps, ddof=1) / 2**0.5  # Student's quantile with one degree of freedom
+    shown = frame.set_index("against scenario A")["Δ AUPRO"]
+    assert shown["scenario C"] == f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+    assert shown["memory, coreset"].endswith("(one seed has no interval)") and shown["scenario B"] == "not run"
+    assert len(frame) == 3
+
+
 def test_synthetic_tables_have_rows_of_ours_only(scenarios: list[RunResult]) -> None:
     frame = tables.table2(scenarios, references=False)
     assert list(frame["source"]) == ["ours"] * 3 and list(frame["n"]) == ["2"] * 3

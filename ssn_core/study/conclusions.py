@@ -43,7 +43,7 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
     if not (left.runs and right.runs):
         missing = " and ".join(method_label(side.config) for side in (left, right) if not side.runs)
         return f"{' against '.join(names)}: open, {missing} not run here{_reported(left, right, metric)}"
-    samples = [_sample(side, metric) for side in (left, right)]
+    samples = [side.sample(metric) for side in (left, right)]
     if None in samples:
         return f"{' against '.join(names)}: {NOT_AVAILABLE}, the metric is not defined there"
     shown = " against ".join(f"{name} {_text(sample)}" for name, sample in zip(names, samples, strict=True))
@@ -69,14 +69,6 @@ def _reported(left: Group, right: Group, metric: str) -> str:
     return "" if None in theirs else "; the course report has {:.3f} against {:.3f}".format(*theirs)
 
 
-def _sample(group: Group, metric: str) -> Sample | None:
-    """Mean over the seeds; None where the metric is not defined for all of them."""
-    found = group.values.get(metric)
-    if found is None or found["n"] < len(group.runs):
-        return None
-    return Sample(value=found["mean"], std=found["std"], n=found["n"], seeds=found["seeds"])
-
-
 def _text(sample: Sample) -> str:
     spread = "" if sample.std is None else f" ± {sample.std:.3f}"
     return f"{sample.value:.3f}{spread} (n = {sample.n})"
@@ -96,7 +88,7 @@ def reproduction(outcomes: Sequence[Outcome], metric: str = "AUPRO") -> list[str
                 f"the course report's {course['mean']:.3f} lies {abs(away):.1f} standard deviations "
                 f"{'above' if away > 0 else 'below'} the published {mean:.3f} ± {spread:.3f} (n = {published['n']})"
             )
-        sample, command = _sample(group, metric), getattr(group.outcomes[0], "command", "")
+        sample, command = group.sample(metric), getattr(group.outcomes[0], "command", "")
         parts.append(f"ours is {_text(sample)}" if sample else f"ours is not run (`{command}`)")
         sentences.append(f"{data_label(group.config)}, {metric}: {'; '.join(parts)}.")
     return sentences

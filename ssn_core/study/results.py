@@ -22,6 +22,7 @@ from ssn_core.runs.presets import PRESETS, preset
 from ssn_core.runs.profiles import NotRun
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference
+from ssn_core.study.differences import Sample
 from ssn_core.study.run_values import run_values
 
 Outcome = RunResult | NotRun
@@ -65,6 +66,13 @@ class Group:
     def values(self) -> dict[str, dict[str, Any]]:
         """Per value of a run (:func:`run_values`) what :func:`aggregate` makes of the seeds."""
         return aggregate({run.config.seed: run_values(run) for run in self.runs})
+
+    def sample(self, metric: str) -> Sample | None:
+        """Mean over the seeds, to be compared; None where the metric is not defined for all of them."""
+        found = self.values.get(metric)
+        if found is None or found["n"] < len(self.runs):
+            return None
+        return Sample(value=found["mean"], std=found["std"], n=found["n"], seeds=found["seeds"])
 
 
 def finished(outcomes: Iterable[Outcome]) -> list[RunResult]:

@@ -20,7 +20,8 @@ from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, results
-from ssn_core.study.labels import BACKBONES, data_name, experiment_label, metric_label
+from ssn_core.study.differences import difference
+from ssn_core.study.labels import BACKBONES, data_name, experiment_label, method_label, metric_label
 from ssn_core.study.results import Outcome
 
 finished = results.finished
@@ -83,6 +84,36 @@ def table8(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame
     )
     gaps = gaps[gaps["mean"].notna() & (gaps["experiment"] != "supervised")]
     return pivot(pd.concat([frame, gaps], ignore_index=True), ("AP-det", "AP-loc", "Δ AP-det"))
+
+
+def worth(outcomes: Iterable[Outcome], base: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """What each method is worth: its mean less that of the experiment ``base`` on the same data and backbone, and the
+    95 % interval of the difference, seed by seed where they share seeds. Values are those at the end of training."""
+    groups = results.groups(outcomes)
+    bases = {_place(group): group for group in groups if group.config.experiment == base}
+    rows = []
+    for group in groups:
+        if group.config.experiment != base and (other := bases.get(_place(group))) is not None:
+            names = [data_name(group.config.dataset, group.config.category), method_label(group.config)]
+            shown = [_difference(group, other, metric) for metric in metrics]
+            rows.append([*names, BACKBONES[group.config.backbone], f"{len(group.runs)} / {len(other.runs)}", *shown])
+    against = f"against {experiment_label(base)}"
+    return pd.DataFrame(rows, columns=["data", against, "backbone", "n", *(f"Δ {metric_label(m)}" for m in metrics)])
+
+
+def _place(group: results.Group) -> tuple[str, str, str]:
+    return group.config.dataset, group.config.category, group.config.backbone
+
+
+def _difference(group: results.Group, other: results.Group, metric: str) -> str:
+    if not (group.runs and other.runs):
+        return NOT_RUN
+    samples = group.sample(metric), other.sample(metric)
+    if None in samples:
+        return NOT_AVAILABLE
+    if (found := difference(*samples, paired=True)) is None:
+        return f"{samples[0].value - samples[1].value:+.3f} (one seed has no interval)"
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def pivot(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
