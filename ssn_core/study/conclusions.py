@@ -54,6 +54,8 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
     so_far, word = (_ORDER.get(place(each, 0.0)) for each in (found, known))
     if word:
         return f"{shown}: {word} by {abs(found.value):.3f} ({interval})"
+    if max(abs(known.low), abs(known.high)) < 0.0005:
+        return f"{shown}: no difference to three decimals"
     behind = f"{names[found.value > 0]} still rising when training ended; " if so_far else ""
     return f"{shown}: open, {behind}{interval}"
 
