@@ -23,7 +23,8 @@ def main() -> int:
     if not found:
         print(f"no checkout of the project below {INPUT}: attach it as a data set (see kaggle/README.md)")
         return 1
-    for source in found:  # the checkout, and earlier outputs, which are checkouts with more runs
+    # earlier outputs are checkouts with more runs, under this name; the code of the one attached goes over theirs
+    for source in sorted(found, key=lambda path: path.name != checkout.name):
         shutil.copytree(source, checkout, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git", ".venv", "build"))
     sys.path.insert(0, str(checkout))
     os.chdir(checkout)

@@ -9,15 +9,13 @@ from typing import Any
 from ssn_core.metrics import METRICS
 from ssn_core.study.differences import Sample
 from ssn_core.study.reference import PUBLISHED_RUNS
-from ssn_core.study.results import only
+from ssn_core.study.results import PAIRED, only
 from ssn_core.study.trend import RISE
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")
 #: counted, or computed from the data and the frozen trunk alone: the same for every seed
-DETERMINISTIC = ("parameters", "feature-std", "noise-to-features")
-#: what two trainings share where one change is to explain their difference; then they are compared seed by seed
-_PAIRED = ("dataset", "category", "image_size", "validation_fraction", "epochs", "batch_size", "adaptor_lr", "head_lr")
+DETERMINISTIC = ("parameters", "feature-std")
 #: what two measurements of time or memory must share before they may be compared
 TERMS = ("device", "precision", "batch", "height", "width")
 _COLUMNS = {"course": "value", "published": "mean"}
@@ -49,7 +47,7 @@ class Quantity(Sample):
     def settles(self) -> bool:
         """Whether it is a metric that training improves, so that it may still have risen when training ended; a
         memory is filled and not trained."""
-        trained = self.conditions is None or self.conditions.get("steps") != 0
+        trained = self.conditions is None or self.conditions.get("method") != "memory"
         return self.source == "runs" and self.metric in METRICS and self.statistic == "mean" and trained
 
     @property
@@ -115,8 +113,10 @@ def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
     if group is None or bare.metric not in group["values"]:
         return bare
     found = group["values"][bare.metric]
-    fields: dict[str, Any] = {name: group[name] for name in ("epochs", "steps", "n", "device", "backbone")}
-    fields = {"conditions": fields, "setting": {name: group[name] for name in _PAIRED}}
+    if found["n"] < group["n"]:  # not defined for all of them
+        return bare
+    fields: dict[str, Any] = {name: group[name] for name in ("method", "epochs", "steps", "n", "device", "backbone")}
+    fields = {"conditions": fields, "setting": {name: group[name] for name in PAIRED}}
     if bare.statistic == "mean" and bare.metric not in DETERMINISTIC:
         fields |= {name: found[name] for name in ("std", "n", "seeds")}
         fields["rise"] = group["values"].get(f"{bare.metric} rise", {}).get("mean")

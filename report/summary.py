@@ -136,8 +136,9 @@ def _outcomes(root: Path, profile: Profile) -> list[Outcome]:
 def _controls(runs: list[RunResult], store: Path) -> Iterator[Outcome]:
     main = preset("learned_noise_v2")
     for run in runs:
-        if (run.config.experiment, run.config.beta) == (main.experiment, main.beta) and run.info["steps"]:
-            yield _find(matched_control(run), store)
+        learned = (run.config.experiment, run.config.beta) == (main.experiment, main.beta)
+        if learned and (control := matched_control(run)) is not None:
+            yield _find(control, store)
 
 
 def _find(config: RunConfig, store: Path) -> Outcome:
@@ -177,7 +178,7 @@ def _group(group: Group) -> dict[str, Any]:
         "noise_std": noise.pop() if len(noise) == 1 else None,  # each control has its own
         "seeds": [run.config.seed for run in runs],
         "n": len(runs),
-        "steps": max(run.info["steps"] for run in runs),
+        "steps": min(run.info["steps"] for run in runs),
         "device": ", ".join(sorted({run.info["device"] for run in runs})),
         "values": group.values,
     }
@@ -230,11 +231,14 @@ def _figures(root: Path, profile: Profile) -> dict[str, dict[str, str]]:
 
 
 def _newest_commit(root: Path, revisions: set[str | None]) -> int | None:
-    """Time of the newest revision that made a run, in seconds; None outside a checkout with its history."""
+    """Time of the newest revision that made a run, in seconds; None without git or its history."""
     times = []
     for revision in sorted(r.removesuffix("-dirty") for r in revisions if r):
         command = ["git", "show", "--no-patch", "--format=%ct", f"{revision}^{{commit}}"]
-        answer = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
+        try:
+            answer = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):  # no git
+            return None
         if answer.returncode == 0:
             times.append(int(answer.stdout))
     return max(times, default=None)

@@ -11,7 +11,7 @@ from urllib.request import Request
 import matplotlib.pyplot as plt
 import pytest
 from studied import config_of, fake_run
-from support import tiny_config
+from support import quiet, tiny_config
 
 import ssn_core as ssn
 from ssn_core.__main__ import main
@@ -67,7 +67,7 @@ def _no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunResult:
     """One run of one epoch, for what is made of a run."""
     store = tmp_path_factory.mktemp("store")
-    return ssn.run(tiny_config(epochs=1), store, data_root=tiny_sets, device="cpu", log=lambda line: None)
+    return ssn.run(tiny_config(epochs=1), store, data_root=tiny_sets, device="cpu", log=quiet)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from studied import EPOCHS, SIZE, fake_run
+from support import quiet
 
 from ssn_core import InputError, load_profile, preset
 from ssn_core.bench import forms, show
@@ -159,7 +160,7 @@ def test_a_tiny_profile_is_measured_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "figures" / "cpu" / bench.FILE
     tiny = profile(path.parent)
     for name in ("metrics", "training", "machine", "inference scenario_a"):
-        table = bench.measure(tiny, "cpu", name, log=lambda line: None)
+        table = bench.measure(tiny, "cpu", name, log=quiet)
     assert list(dict.fromkeys(table["group"].str.split().str[0])) == ["machine", "inference", "training", "metrics"]
     for _, rows in table.groupby(["group", "measurement", "batch", "height", "images"], dropna=False):
         first = rows["value"].iloc[0]
@@ -180,6 +181,17 @@ def test_a_tiny_profile_is_measured_to_its_end(tmp_path: Path) -> None:
     assert after["group"].tolist() == [*before["group"], "gpu inference"] and len(said) == 2
     assert set(after["group"][~kept]) == {"metrics at scale seven"} == {*after["group"]} - {*after["group"][kept]}
     assert after["value"][kept].tolist() == [*before["value"][: kept.sum() - 1], foreign["value"].item()]
+
+
+@pytest.mark.parametrize("kept", ["metrics", "machine product"])
+def test_a_table_that_was_measured_in_part_is_drawn_as_far_as_it_goes(kept: str) -> None:
+    part = committed()[lambda table: table["group"].str.startswith(kept)]
+    assert show.growth(part) is None and tradeoff(part, []) is None and show.speedups(part) is not None
+
+
+def test_a_system_that_tells_no_peak_memory_has_a_trade_off_without_it() -> None:
+    table = committed()
+    assert tradeoff(table[table["measurement"] != "memory_throughput_batch16"], []) is not None
 
 
 def test_a_network_trained_otherwise_stands_at_its_own_speed(tmp_path: Path) -> None:

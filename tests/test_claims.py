@@ -30,7 +30,14 @@ def group(
     samples = {seed: {"I-AUROC": v, "parameters": 4e6, "AUPRO": v} for seed, v in enumerate(values)}
     if rise is not None:
         samples = {seed: sample | {"I-AUROC rise": rise} for seed, sample in samples.items()}
-    fields = {"dataset": "mvtec", "beta": None, "backbone": "resnet18", "edge": False, "epochs": 12}
+    fields = {
+        "method": "supersimplenet",
+        "dataset": "mvtec",
+        "beta": None,
+        "backbone": "resnet18",
+        "edge": False,
+        "epochs": 12,
+    }
     fields |= {
         "image_size": [256, 256],
         "batch_size": 8,
@@ -214,6 +221,13 @@ def test_sides_of_one_group_are_paired_too() -> None:
 
 
 # Sentences
+
+
+def test_a_misspelt_field_is_no_missing_run() -> None:
+    with pytest.raises(InputError, match="results have no catgory; they have experiment"):
+        resolve(
+            {"runs": {"experiment": "scenario_a", "catgory": "screw"}, "metric": "I-AUROC"}, summary(group((0.5, 0.6)))
+        )
 
 
 def test_a_look_up_that_names_no_backbone_means_the_reports_own() -> None:

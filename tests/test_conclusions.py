@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 from studied import config_of, fake_run, not_run
 
-from ssn_core import preset
+from ssn_core import RunResult, preset
+from ssn_core.metrics import METRICS
 from ssn_core.study import conclusions
 
 
@@ -49,6 +50,27 @@ def test_equal_runs_differ_in_nothing_and_single_seeds_are_open(tmp_path: Path) 
     assert single.endswith("open, one seed has no spread.") and "(n = 1)" in single
 
 
+def test_runs_on_other_conditions_are_not_compared_seed_by_seed(tmp_path: Path) -> None:
+    """A tenth of the images held out of one side: the seeds pair nothing, and the interval is Welch's."""
+    first = [fake_run(tmp_path, config_of("scenario_a", seed=seed), quality=1 + seed) for seed in (0, 1, 2)]
+    second = [fake_run(tmp_path, config_of("scenario_b", seed=seed), quality=1 + seed) for seed in (0, 1, 2)]
+    held = [fake_run(tmp_path, r.config.replace(validation_fraction=0.1), quality=1 + r.config.seed) for r in second]
+    paired, welch = (conclusions.contrasts([(first, other, "AUPRO")]) for other in (second, held))
+    assert paired != welch and "no difference to three decimals" not in welch[0]
+
+
+def test_too_few_evaluations_leave_it_open_but_a_memory_has_settled(tmp_path: Path) -> None:
+    good = [fake_run(tmp_path, config_of("scenario_a", seed=seed), quality=6.0) for seed in range(3)]
+    poor = [fake_run(tmp_path, config_of("scenario_b", seed=seed), quality=0.0) for seed in range(3)]
+    memory = [fake_run(tmp_path, config_of("memory", seed=seed, epochs=1), quality=0.0) for seed in range(3)]
+    for run in (*poor, *memory):
+        run.history.loc[run.history.index[:-1], list(METRICS)] = None
+    [sentence] = conclusions.contrasts([(good, poor, "AUPRO")])
+    assert sentence.endswith("open, too few evaluations to tell whether it had settled.")
+    [sentence] = conclusions.contrasts([(good, memory, "AUPRO")])
+    assert "higher by" in sentence
+
+
 def test_what_was_not_run_gives_the_courses_values_and_the_command_once(tmp_path: Path) -> None:
     a, baseline = ([not_run(preset(name, category="screw"))] for name in ("scenario_a", "baseline"))
     *sentences, missing = conclusions.contrasts([(a, baseline, "I-AUROC"), (a, baseline, "AUPRO")])
@@ -66,15 +88,12 @@ def test_the_baseline_is_held_against_the_published_spread(tmp_path: Path) -> No
     assert f"ours is {run.metrics['AUPRO']:.3f} (n = 1)" in sentence
 
 
-def test_the_chosen_bound_and_its_price(tmp_path: Path) -> None:
-    runs = [
-        fake_run(tmp_path, config_of("learned_noise_v2", beta=beta, seed=seed), quality=10 * beta)
-        for beta in (0.5, 0.1)
-        for seed in (0, 1)
-    ]
-    sentence = conclusions.selection(runs)[0]
+def test_the_chosen_bound_and_its_price(sweep: list[RunResult]) -> None:
+    sentence = conclusions.selection(sweep)[0]
     assert "choose β = 0.5" in sentence and "costs 0.0000 (mean over 2 seed(s), bounds 0.5 0.1)" in sentence
     assert "no run of the sweep is finished" in conclusions.selection([])[0]
+    [alone] = conclusions.selection([run for run in sweep if run.config.beta == 0.1])
+    assert alone == "No bound is chosen: only β = 0.1 was run."
 
 
 def test_speed_is_the_tables_own_ratio() -> None:

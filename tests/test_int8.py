@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import quiet
 
 import ssn_core as ssn
 from ssn_core import InputError
@@ -67,20 +68,20 @@ def test_without_defects_good_images_are_compared(
 ) -> None:
     good, store = tiny_sets / "ring" / "train" / "good", tmp_path / "store"
     fields = {"epochs": 1, "backbone": "efficientnet_lite0", "image_size": (64, 64), "batch_size": 4}
-    run, said = train(good, 1, fields, store, "cpu", log=lambda line: None), []
+    run, said = train(good, 1, fields, store, "cpu", log=quiet), []
     path = int8.export_int8(run, None, str(good), log=said.append)
     assert path == run.path / "model.int8.onnx" and path.is_file()
     assert [line for line in said if line.startswith("not checked: whether defects are still found (no defective")]
     path.unlink()
     monkeypatch.setattr(int8, "write_int8", lambda *_: shifted(run, tmp_path / "shifted.onnx"))
     with pytest.raises(InputError, match="of the good images are rejected, the threshold allows"):
-        int8.export_int8(run, None, str(good), log=lambda line: None)
+        int8.export_int8(run, None, str(good), log=quiet)
     assert not path.exists()
 
 
 def shifted(run: ssn.RunResult, path: Path) -> Path:
     """The exact file with every map raised by much."""
-    proto = onnx.load(ssn.export_onnx(run.path, path, log=lambda line: None))
+    proto = onnx.load(ssn.export_onnx(run.path, path, log=quiet))
     last = next(node for node in proto.graph.node if "anomaly_map" in node.output)
     last.output[0] = "lower"
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e3), "much"))
@@ -90,7 +91,7 @@ def shifted(run: ssn.RunResult, path: Path) -> Path:
 
 
 def test_trunk_and_constant_weights_are_quantised_and_nothing_else(run: ssn.RunResult, tmp_path: Path) -> None:
-    nodes = list(onnx.load(ssn.export_onnx(run.path, tmp_path / "m.onnx", log=lambda line: None)).graph.node)
+    nodes = list(onnx.load(ssn.export_onnx(run.path, tmp_path / "m.onnx", log=quiet)).graph.node)
     weights = {node.name: node.input[1] for node in nodes if node.op_type in ("Conv", "MatMul")}
     chosen = set(quantise.quantised_nodes(nodes))
     kept = [weight for name, weight in weights.items() if name not in chosen]

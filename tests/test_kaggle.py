@@ -71,7 +71,9 @@ def test_no_time_at_all_makes_nothing_and_says_so(
 ) -> None:
     root = tiny_checkout(tmp_path / "checkout", {"scenario_a": {"categories": ["ring"]}})
     monkeypatch.setattr(profiles, "project_root", lambda: root)
-    assert Plan.of("tiny").work(minutes=0, log=lambda _: None) is False
+    said: list[str] = []
+    assert Plan.of("tiny").work(minutes=0, log=said.append) is False
+    assert said and all(said)
     assert not (root / "store").exists() or not list((root / "store").glob("*/run.json"))
 
 

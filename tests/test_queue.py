@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from studied import config_of, fake_run
 from support import halt, quiet, tiny_checkout, tiny_config
 
 from ssn_core.data.synthetic import make_synthetic
@@ -24,6 +25,7 @@ from ssn_core.runs.profiles import load_profile, matched_control
 from ssn_core.runs.result import load_run
 from ssn_core.runs.store import run
 from ssn_core.study import tables
+from ssn_core.study.run_values import run_values
 
 LEARNED = [{"categories": ["thread"], "beta": beta} for beta in (0.1, 0.5)]
 
@@ -79,13 +81,14 @@ def test_a_control_is_known_by_its_learned_run_even_to_the_process_that_makes_it
         plan.command("other")
 
 
-def test_a_learned_run_without_noise_has_no_control(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> None:
-        raise InputError("noise_std=nan")
-
-    monkeypatch.setattr(planning, "load_run", lambda _: None)
-    monkeypatch.setattr(planning, "matched_control", refuse)
-    assert Plan.of("tiny").add_control("any") is None
+def test_a_learned_run_without_noise_has_no_control(tmp_path: Path) -> None:
+    """It broke down in its first epoch: its history has no row; and what reads values of a run takes it as it is."""
+    run = fake_run(tmp_path, config_of("learned_noise_v2", beta=0.1))
+    run.history.head(0).to_csv(run.path / "history.csv", index=False)
+    broken = load_run(run.path)
+    assert matched_control(broken) is None
+    values = run_values(broken)
+    assert values["I-AUROC"] == run.metrics["I-AUROC"] and "loss-last" not in values
 
 
 @pytest.mark.slow

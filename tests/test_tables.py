@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from studied import EPOCHS, SIZE, config_of, fake_run, not_run, texts
 
-from ssn_core import RunResult, metrics, preset
+from ssn_core import InputError, RunResult, metrics, preset
 from ssn_core.study import labels, reference, tables
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories
@@ -39,6 +39,8 @@ def test_what_a_method_is_worth_is_its_difference_seed_by_seed(tmp_path: Path) -
     assert shown["scenario C"] == f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
     assert shown["memory, coreset"].endswith("(one seed has no interval)") and shown["scenario B"] == "not run"
     assert len(frame) == 3
+    with pytest.raises(InputError, match="two results are .*leave one of them out"):
+        tables.worth([*runs, fake_run(tmp_path, config_of("scenario_a", epochs=6))], "scenario_a", ("AUPRO",))
 
 
 def test_synthetic_tables_have_rows_of_ours_only(scenarios: list[RunResult]) -> None:

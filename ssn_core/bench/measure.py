@@ -68,7 +68,7 @@ def read(path: Path) -> pd.DataFrame:
     """A written table, with numbers where numbers belong, and ``precision``: what a forward computes in, else None."""
     table = pd.read_csv(path, keep_default_na=False, na_values={"ratio_to_plain": [""], "images": [""]})
     if missing := [column for column in COLUMNS if column not in table.columns]:
-        raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run python -m ssn_core.bench again")
+        raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run python -m ssn_core bench again")
     forward = table["group"].str.match("(gpu )?inference|runtime|precision")
     forms = zip(forward, table["variant"], table["device"], strict=True)
     return table.assign(precision=[inference_dtype(variant, device) if f else None for f, variant, device in forms])
@@ -133,16 +133,21 @@ def rows(group: Group, point: Point, answers: Sequence[Sequence[Row]], where: Se
     table: list[Row] = []
     for measurement in dict.fromkeys(name for form in answers for answer in form for name in answer):
         samples = [[answer[measurement] for answer in form if measurement in answer] for form in answers]
-        medians = [median(value for value, _ in form) for form in samples if form]
+        base = median(value for value, _ in samples[0]) if samples[0] else None
         for form, found, place in zip(group.forms, samples, where, strict=True):
             if found:
                 values, unit = [value for value, _ in found], found[0][1]
                 row = _described(group, form, point, len(found), place) | {"measurement": measurement, "unit": unit}
-                ratio = median(values) / medians[0] if unit.endswith("/s") else medians[0] / (median(values) or inf)
                 row |= {"value": median(values), "spread_low": min(values), "spread_high": max(values)}
                 row |= {name: f"{row[name]:.4g}" for name in ("value", "spread_low", "spread_high")}
-                table.append(row | {"ratio_to_plain": f"{ratio:.3g}" if len(medians) > 1 else ""})
+                compared = base is not None and sum(map(bool, samples)) > 1
+                table.append(row | {"ratio_to_plain": _ratio(base, median(values), unit) if compared else ""})
     return table
+
+
+def _ratio(base: float, value: float, unit: str) -> str:
+    """How many times faster or smaller than the first form."""
+    return f"{value / base if unit.endswith('/s') else base / (value or inf):.3g}"
 
 
 def _described(group: Group, form: Form, point: Point, turns: int, where: str) -> Row:

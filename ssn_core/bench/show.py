@@ -16,7 +16,7 @@ from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, experiment_label, m
 from ssn_core.study.reference import reference
 from ssn_core.study.style import bilingual, legend_below
 
-GPU_COMMAND = "python -m ssn_core.bench --profile full --device cuda"
+GPU_COMMAND = "python -m ssn_core bench --profile full --device cuda"
 #: from NVIDIA's data sheets: float32 peak (TFLOP/s), memory bandwidth (GB/s) and, where forwards are derived in it, the
 #: peak of half precision (H100: SXM, dense)
 GPUS = {
@@ -190,9 +190,12 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
 
 
 @bilingual
-def growth(table: pd.DataFrame, language: str = "en") -> Figure:
-    """Cost against the image's side, the batch, and the number of training images, for every form measured."""
-    experiment, backbone = models(table)[:2][-1]  # the one that grows, see Settings
+def growth(table: pd.DataFrame, language: str = "en") -> Figure | None:
+    """Cost against the image's side, the batch, and the number of training images, for every form measured; None where
+    no model was."""
+    if not (measured := models(table)):
+        return None
+    experiment, backbone = measured[:2][-1]  # the one that grows, see Settings
     own = table[(table["experiment"] == experiment) & (table["backbone"] == backbone)]
     rate = own["measurement"] == "throughput_batch16"
     own = own.assign(value=own["value"].mask(rate, 1000 / own["value"]))

@@ -21,26 +21,30 @@ _FOOT = 0.02  # where a network without a training stands
 
 
 @bilingual
-def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en") -> Figure:
+def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en") -> Figure | None:
     """Latency against the AUROC of the image score and of the map score, marks as large as the peak memory.
 
     Hollow: the plain form; filled: the folded one, which is the same detector. A network that was not trained on the
-    runs' category stands at the foot of the panel, with its latency alone.
+    runs' category stands at the foot of the panel, with its latency alone. None where no network was measured.
     """
+    if not (compared := _compared(table)):
+        return None
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.5), sharey=True, sharex=True)
-    values, largest = wide(table), table.loc[table["measurement"] == "memory_throughput_batch16", "value"].max()
-    for experiment, backbone in _compared(table):
+    values = wide(table)
+    memory = values.get("memory_throughput_batch16", values["latency_batch1"] * float("nan"))  # not read everywhere
+    areas = 500 * (memory / memory.max()).fillna(1)
+    for experiment, backbone in compared:
         own = [run for run in runs if (run.config.experiment, run.config.backbone) == (experiment, backbone)]
         if not own and experiment != TRADED[experiment]:
             continue  # its network stands there already
-        forms = values.loc[[(TRADED[experiment], backbone, form) for form in ("plain", "fold")]]
-        places, areas = forms["latency_batch1"], 500 * forms["memory_throughput_batch16"].fillna(largest) / largest
+        forms = [(TRADED[experiment], backbone, form) for form in ("plain", "fold")]
+        places, sizes = values["latency_batch1"][forms], areas[forms] if own else 12
         colour, mark = METHOD_COLOURS[experiment], _MARKS[backbone]
         for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
             heights = [sum(run.metrics[metric] for run in own) / len(own) if own else _FOOT] * 2
             ax.plot(places, heights, color=colour, lw=0.8, alpha=0.6, ls="-" if own else ":")
             look = {"ec": colour, "fc": ["white", colour], "alpha": 0.75, "zorder": 3, "marker": mark}
-            ax.scatter(places, heights, areas if own else 12, **look)
+            ax.scatter(places, heights, sizes, **look)
         label = f"{experiment_label(experiment, language)}, {BACKBONES[backbone]}"
         label += "" if own else f" ({pick(language, 'not run', 'non eseguito')})"
         axes[0].plot([], [], mark, color=colour, label=label)

@@ -139,12 +139,14 @@ def predict(run: RunResult, arguments: Sequence[str], out: Path | None, device: 
         raise InputError(f"all images lie in {out}, where results go; choose another folder for one of them")
     model = opened(run, device)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    names = {os.path.relpath(path, top) for path in paths}
     counts = {"good": 0, "defective": 0, "unread": 0}
 
     def draw(path: Path, result: Inspected) -> None:
         if out is not None:
             name = os.path.relpath(path, top)
-            name += "" if name.endswith(".png") else ".png"  # a.jpg and a.png stay two
+            bare = name.endswith(".png") and name.removesuffix(".png") not in names
+            name += "" if bare else ".png"  # a.jpg, a.png and a.jpg.png stay three
             _draw(result, threshold, out / "heatmaps" / name, out / "masks" / name)
 
     def rows() -> Iterator[dict[str, str]]:

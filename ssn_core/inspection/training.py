@@ -22,7 +22,7 @@ from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import extract
 from ssn_core.runs.presets import preset
 from ssn_core.runs.result import Log, RunResult
-from ssn_core.runs.store import run, usable_device
+from ssn_core.runs.store import memory_errors, run, usable_device
 from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
 
@@ -97,7 +97,8 @@ def _epochs(config: RunConfig, dataset: Dataset, minutes: float, store: Path, de
         return int(read_json(kept)["epochs"])
     on = usable_device(device)
     log(f"{config.category}: {dataset.counts}; measuring the first steps on {on}")
-    measured = epochs_within(minutes, config, dataset, on)
+    with memory_errors(config, store):
+        measured = epochs_within(minutes, config, dataset, on)
     write_json(kept, measured)
     log(
         f"{minutes:g} minutes: measured {measured['seconds_per_step']:.3g} s a step, "

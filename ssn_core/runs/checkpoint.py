@@ -13,7 +13,7 @@ from ssn_core.errors import InputError
 from ssn_core.files import reserve, write_bytes, writing
 from ssn_core.models.weights import read_tensors
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.result import CHECKPOINT, FORMAT, PREVIOUS, Log, read_run_file
+from ssn_core.runs.result import CHECKPOINT, FILES, FORMAT, MODEL, PREVIOUS, Log, read_run_file
 
 
 class Checkpoints:
@@ -62,7 +62,10 @@ class Checkpoints:
 
 
 def tidy(folder: Path) -> None:
-    """Delete what a finished run needs no more, also when its process was killed before it could."""
+    """Delete what a finished run needs no more, also when its process was killed before it could; what others write
+    into its folder, an export under way, is not its own."""
+    own = [Path(name) for name in (*FILES, MODEL, CHECKPOINT)]
+    halves = [half for file in own for half in folder.glob(f".{file.stem}.*.part{file.suffix}")]
     with contextlib.suppress(OSError):  # a read-only store keeps it
-        for leftover in (folder / CHECKPOINT, folder / PREVIOUS, *folder.glob(".*.part.*")):
+        for leftover in (folder / CHECKPOINT, folder / PREVIOUS, *halves):
             leftover.unlink(missing_ok=True)

@@ -56,7 +56,10 @@ def _open_locked(path: Path) -> tuple[BinaryIO, bool]:
     """The lock file, and whether its flock is ours; raises :class:`InputError` where another process has it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+b", buffering=0)  # closing has nothing left to write, should the disk be full
+        try:
+            file = open(path, "a+b", buffering=0)  # closing has nothing left to write, should the disk be full
+        except FileNotFoundError:  # the last owner took its empty folder away just now
+            continue
         try:
             alone = _flock(file)
         except BlockingIOError:

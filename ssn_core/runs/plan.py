@@ -65,9 +65,7 @@ class Plan:
 
     def add_control(self, learned: str) -> str | None:
         """The run id of a finished learned run's control; None where it diverged before there was any noise."""
-        try:
-            control = matched_control(load_run(self.profile.store / learned))
-        except InputError:
+        if (control := matched_control(load_run(self.profile.store / learned))) is None:
             return None
         self.runs[control.run_id] = control
         return control.run_id
@@ -94,7 +92,7 @@ class Plan:
                 self.profile.run([self.runs[name] for name in map(self.add_control, self.controlled) if name], log=log)
                 return True
             except KeyboardInterrupt as stopped:
-                log(str(stopped))
+                log(str(stopped) or "stopped between two runs")  # an alarm inside a run carries its line
                 return False
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)

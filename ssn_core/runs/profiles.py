@@ -143,9 +143,12 @@ def _checked(path: Path) -> dict[str, Any]:
     return raw
 
 
-def matched_control(result: RunResult) -> RunConfig:
+def matched_control(result: RunResult) -> RunConfig | None:
     """The control of a learned-noise run: fixed Gaussian noise of the RMS that the learned noise had on average, all
-    else equal. It tells what the generator learned from how loud it was."""
+    else equal. It tells what the generator learned from how loud it was. None where the run broke down before there
+    was any noise."""
+    if result.history.empty:
+        return None
     rms = float(result.history["noise_rms"].mean())
     fields = result.config.as_dict() | {"experiment": "noise_control", "noise": "gaussian", "beta": None}
     fields |= {"noise_rule": "adversarial", "noise_unit": "absolute", "noise_std": float(f"{rms:.3g}")}

@@ -22,6 +22,8 @@ FORMAT = 2
 CHECKPOINT, PREVIOUS, MODEL, NOISE = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors", "noise.npz"
 SCORES = ["image", "defect", "label", "score", "map_score", "top_score", "marked", "marked_scaled"]
 WITHOUT_ZERO = ("gap_cam", "mil", "memory")  # methods whose map has no value that parts normal from anomalous
+#: of a finished run, beside its weights
+FILES = ("run.json", "metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", NOISE)
 Log = Callable[[str], None]
 
 
@@ -37,30 +39,30 @@ class RunResult:
     @functools.cached_property
     def history(self) -> pd.DataFrame:
         """One row per epoch: losses, noise RMS and, where evaluated, the metrics."""
-        return pd.read_csv(self.path / "history.csv")
+        return read_run_file(self.path / "history.csv", pd.read_csv)
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
-        """One row per test image: image, defect, label, score, map_score (logits), and how many pixels its mask has,
-        drawn at :attr:`pixel_threshold` or at half of the map's own range (``marked``, ``marked_scaled``; runs older
-        than these columns lack them)."""
-        return pd.read_csv(self.path / "scores.csv")
+        """One row per test image: image, defect, label, score, map_score, top_score (logits), and how many pixels its
+        mask has, drawn at :attr:`pixel_threshold` or at half of the map's own range (``marked``, ``marked_scaled``);
+        runs older than a column lack it."""
+        return read_run_file(self.path / "scores.csv", pd.read_csv)
 
     @functools.cached_property
     def curves(self) -> dict[str, np.ndarray]:
         """ROC and precision-recall arrays, see :func:`ssn_core.runs.evaluation.curve_arrays`."""
-        return _read_npz(self.path / "curves.npz")
+        return read_run_file(self.path / "curves.npz", _read_npz)
 
     @functools.cached_property
     def examples(self) -> dict[str, np.ndarray]:
         """``images`` (n,) names and ``maps`` (n, H, W) float16 logits."""
-        return _read_npz(self.path / "examples.npz")
+        return read_run_file(self.path / "examples.npz", _read_npz)
 
     @property
     def noise(self) -> dict[str, np.ndarray] | None:
         """What :func:`ssn_core.runs.noise_field.noise_field` kept; None in a run older than that, or of fixed noise."""
         path = self.path / NOISE
-        return _read_npz(path) if path.is_file() else None
+        return read_run_file(path, _read_npz) if path.is_file() else None
 
     @property
     def pixel_threshold(self) -> float:

@@ -51,7 +51,7 @@ def run(
         if gone:
             log(f"[{config.run_id}] taken over from {gone}, which has ended")
         if find_run(config, store) is None:  # else its last owner ended just now
-            with _memory_errors(config, folder):
+            with memory_errors(config, folder):
                 Runner(config, folder, dataset, device, checkpoint_seconds, log).complete()
         return load_run(folder)
 
@@ -84,7 +84,8 @@ def _too_old(device: torch.device) -> str | None:
 
 
 @contextlib.contextmanager
-def _memory_errors(config: RunConfig, folder: Path) -> Iterator[None]:
+def memory_errors(config: RunConfig, folder: Path) -> Iterator[None]:
+    """A GPU's memory that does not suffice is one line that names what to lower."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from ssn_core.metrics import NOT_AVAILABLE
+from ssn_core.metrics import METRICS, NOT_AVAILABLE
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
 from ssn_core.study.differences import Sample, difference, open_ended, place
@@ -25,7 +25,7 @@ _ORDER = {"more": "higher", "less": "lower"}
 
 def contrasts(pairs: Iterable[tuple[Sequence[Outcome], Sequence[Outcome], str]]) -> list[str]:
     """Sentences for (left, right, metric): for every data set that both sides are about, by how much the left side is
-    higher or lower. Over seeds that both share the interval is that of the differences seed by seed. Last, once, the
+    higher or lower. Where all else is equal the interval is that of the differences seed by seed. Last, once, the
     command of the first that is missing of each method."""
     sentences, commands = [], {}
     for left, right, metric in pairs:
@@ -47,8 +47,10 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
     if None in samples:
         return f"{' against '.join(names)}: {NOT_AVAILABLE}, the metric is not defined there"
     shown = " against ".join(f"{name} {_text(sample)}" for name, sample in zip(names, samples, strict=True))
-    if (found := difference(*samples, paired=True)) is None:
+    if (found := difference(*samples, paired=left.pairs_with(right))) is None:
         return f"{shown}: open, one seed has no spread"
+    if any(side.may_rise and f"{metric} rise" not in side.values for side in (left, right) if metric in METRICS):
+        return f"{shown}: open, too few evaluations to tell whether it had settled"
     interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
     known = open_ended(found, *(_rises(side, metric) for side in (left, right)))
     so_far, word = (_ORDER.get(place(each, 0.0)) for each in (found, known))
@@ -98,8 +100,10 @@ def reproduction(outcomes: Sequence[Outcome], metric: str = "AUPRO") -> list[str
 
 def selection(runs: Sequence[RunResult]) -> list[str]:
     """Which bound held-out training images choose, and what that costs against a choice by the test set."""
-    if not runs:
-        return ["No bound is chosen: no run of the sweep is finished."]
+    bounds = sorted({run.config.beta for run in runs})
+    if len(bounds) < 2:
+        made = f"only β = {bounds[0]:g} was run" if bounds else "no run of the sweep is finished"
+        return [f"No bound is chosen: {made}."]
     chosen = tables.beta_selection(runs)
     return [
         f"By {row['metric']}, held-out training images choose β = {row['chosen_beta']} "

@@ -18,10 +18,10 @@ import nbformat
 from PIL import Image
 
 from ssn_core.runs.profiles import load_profile, project_root
+from ssn_core.runs.result import FILES
 
 PROFILE = "cpu"  # the parameter's default in every notebook, hence what the stored ones show
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # without its kernel an empty box
-_OF_A_RUN = ("run.json", "metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "noise.npz")
 
 
 def digest(notebook: Any) -> str:
@@ -39,7 +39,7 @@ def _read_files() -> Iterator[Path]:
     yield root / "profiles" / f"{PROFILE}.yaml"
     yield from sorted((root / "data" / "reference").glob("*.csv"))
     for run in sorted(profile.store.glob("*/run.json")):
-        yield from filter(Path.is_file, (run.with_name(name) for name in _OF_A_RUN))
+        yield from filter(Path.is_file, (run.with_name(name) for name in FILES))
     yield from profile.figures.glob("bench.csv")
 
 

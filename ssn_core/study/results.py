@@ -30,6 +30,8 @@ _KEY = ["experiment", "dataset", "category", "backbone", "setting"]
 COLUMNS = [*_KEY, "seed", "n", "metric", "source", "mean", "std"]
 #: what may tell two groups apart, or two rows of a reference file or of the benchmark
 _NAMING = {*RunConfig.model_fields, "setting", "source", "table", "configuration", "masks", "group", "variant"}
+#: what two trainings share where one change is to explain their difference; then they are compared seed by seed
+PAIRED = ("dataset", "category", "image_size", "validation_fraction", "epochs", "batch_size", "adaptor_lr", "head_lr")
 _VARIES = {"seed": 0, "eval_every": 0}  # how often a run is looked at does not change it
 _WORDS = {
     "epochs": "{} epochs",
@@ -62,10 +64,19 @@ class Group:
         """What names the group; ``setting`` says in words what else than data and backbone departs from the preset."""
         return {name: getattr(self.config, name) for name in _KEY[:-1]} | {"setting": _setting(self.config)}
 
+    @property
+    def may_rise(self) -> bool:
+        """Whether it was trained in steps, so that a metric may still have risen at the end; a memory is filled."""
+        return self.config.method != "memory"
+
     @functools.cached_property
     def values(self) -> dict[str, dict[str, Any]]:
         """Per value of a run (:func:`run_values`) what :func:`aggregate` makes of the seeds."""
         return aggregate({run.config.seed: run_values(run) for run in self.runs})
+
+    def pairs_with(self, other: Group) -> bool:
+        """Whether one change explains how they differ, so that they are compared seed by seed."""
+        return all(getattr(self.config, name) == getattr(other.config, name) for name in PAIRED)
 
     def sample(self, metric: str) -> Sample | None:
         """Mean over the seeds, to be compared; None where the metric is not defined for all of them."""
@@ -129,8 +140,20 @@ def aggregate(samples: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str,
     return out
 
 
+def unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping of pairs; a key that is there twice is an error, so that no result is ever chosen by its place."""
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"two results are {key}; leave one of them out")
+        found[key] = value
+    return found
+
+
 def only(candidates: Sequence[Mapping[str, Any]], **where: Any) -> Mapping[str, Any] | None:
     """The one candidate that has these fields, or None; several are an error that tells how they differ."""
+    if candidates and (unknown := [name for name in where if not any(name in c for c in candidates)]):
+        raise InputError(f"results have no {', '.join(unknown)}; they have {', '.join(candidates[0])}")
     fitting = [c for c in candidates if all(c.get(name) == value for name, value in where.items())]
     if len(fitting) > 1:
         differ = [n for n in fitting[0] if n in _NAMING and any(c.get(n) != fitting[0][n] for c in fitting)]

@@ -21,12 +21,13 @@ def run_values(result: RunResult) -> dict[str, float]:
     """The numbers of a run by name; what is not defined is left out."""
     metrics, history = result.metrics, result.history
     values: dict[str, Any] = {name: metrics[name] for name in METRICS}
-    values |= {name: value for name, value in metrics.items() if name.startswith("top-")}
+    values |= {name: value for name, value in metrics.items() if name.startswith(("top-", "validation "))}
     values |= {"parameters": metrics["parameters"], "diverged": float(result.info["status"] == "diverged")}
-    values |= {"loss-first": history["loss"].iloc[0], "loss-last": history["loss"].iloc[-1]}
-    values |= {"loss-least": history["loss"].min(), "loss-largest": history["loss"].max()}
-    values |= {"noise-rms": history["noise_rms"].mean()}
-    values |= {"noise-rms-first": history["noise_rms"].iloc[0], "noise-rms-last": history["noise_rms"].iloc[-1]}
+    if len(history):  # a training that broke down in its first epoch has none
+        values |= {"loss-first": history["loss"].iloc[0], "loss-last": history["loss"].iloc[-1]}
+        values |= {"loss-least": history["loss"].min(), "loss-largest": history["loss"].max()}
+        values |= {"noise-rms": history["noise_rms"].mean()}
+        values |= {"noise-rms-first": history["noise_rms"].iloc[0], "noise-rms-last": history["noise_rms"].iloc[-1]}
     values["noise-constant"] = constant_share(result.noise) if result.noise is not None else None
     sigma, scale = result.info["noise"]["std"], result.info["noise"]["feature_std"]
     values["feature-std"] = scale
@@ -44,7 +45,7 @@ def constant_share(noise: Mapping[str, np.ndarray], row: int = 1) -> float:
 
 
 def _late(history: pd.DataFrame) -> dict[str, float | None]:
-    """What the last evaluations of one training say of a single final value; validation metrics of the last one."""
+    """What the last evaluations of one training say of a single final value."""
     values: dict[str, float | None] = {}
     seen = history.set_index("epoch")[list(METRICS)].apply(pd.to_numeric, errors="coerce").dropna(how="all")
     last = seen.tail(LAST_EVALUATIONS)
@@ -52,8 +53,6 @@ def _late(history: pd.DataFrame) -> dict[str, float | None]:
         values[f"{name} rise"] = rise(seen[name])
         if len(last) == LAST_EVALUATIONS:
             values |= {f"{name} late mean": last[name].mean(), f"{name} late range": np.ptp(last[name])}
-    for name in (c for c in history.columns if c.startswith("validation ")):
-        values[name] = pd.to_numeric(history[name], errors="coerce").iloc[-1]
     return values
 
 

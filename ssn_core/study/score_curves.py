@@ -174,9 +174,9 @@ def _bar(
 ) -> set[str]:
     """One method's bar in one category; returns whose values were set beside it."""
     config = group.config
-    if (found := group.values.get(metric)) is not None:
+    if (found := group.sample(metric)) is not None:
         look = {"color": method_colour(config), "error_kw": {"lw": 0.8}}
-        bar = ax.bar(place, found["mean"], 0.94 * width, yerr=found["std"], **look)
+        bar = ax.bar(place, found.value, 0.94 * width, yerr=found.std, **look)
         if numbers:
             ax.bar_label(bar, fmt="%.2f", fontsize=5.5, padding=1.5)
     else:

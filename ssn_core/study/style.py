@@ -24,23 +24,28 @@ styled = functools.partial(plt.style.context, Path(__file__).with_name("style.mp
 def legend_below(figure: Figure, ax: Axes) -> None:
     """One legend for the whole figure, of what ``ax`` shows, in as many columns as the page takes."""
     handles, labels = ax.get_legend_handles_labels()
+    if not labels:
+        return
     columns = max(1, min(len(labels), _LINE // (max(map(len, labels)) + 8)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def bilingual(draw: Callable[..., Figure]) -> Callable[..., Figure | None]:
+def bilingual(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
     """Decorator of every function that draws: the project's style, and a printed line where there is nothing to draw,
-    that is where the first argument is empty.
+    that is where the first argument is empty or ``draw`` returns None.
 
     The figure it returns can be drawn again in another language, which is how :func:`save` writes both.
     """
 
     @functools.wraps(draw)
     def drawn(data: Any, *rest: Any, language: str = "en", **options: Any) -> Figure | None:
+        name = draw.__name__.strip("_")
         if not len(data):
-            return print(f"{draw.__name__.strip('_')}: nothing to draw, no run of it is finished")
+            return print(f"{name}: nothing to draw, no run of it is finished")
         with styled():
             made = draw(data, *rest, language=language, **options)
+        if made is None:
+            return print(f"{name}: nothing to draw, nothing of it was measured")
         plt.close(made)  # a notebook shows what its cell returns, not every open figure
         made.redraw = functools.partial(drawn, data, *rest, **options)
         return made

@@ -82,9 +82,11 @@ def _band(ax: Axes, place: float, values: pd.Series, colour: str) -> None:
 
 
 @bilingual
-def beta_selection(runs: Sequence[RunResult], language: str = "en") -> Figure:
+def beta_selection(runs: Sequence[RunResult], language: str = "en") -> Figure | None:
     """Validation metric (held-out images with pasted defects) against test metric, per run; a ring marks the bound
-    that validation chooses, a square the one that the test set (the oracle) would have chosen."""
+    that validation chooses, a square the one that the test set (the oracle) would have chosen. None for one bound."""
+    if len({run.config.beta for run in runs}) < 2:
+        return None
     figure, axes = plt.subplots(1, 2, figsize=(6.3, 3.2))
     shades = _shades(runs)
     for ax, metric in zip(axes, tables.SELECTED_BY, strict=True):

@@ -77,7 +77,8 @@ def table8(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame
     """Supervision regimes: AP-det, AP-loc, and by how much AP-det differs from full supervision in the same source."""
     frame = results.table(outcomes, references)
     means = frame[frame["seed"].isna() & (frame["metric"] == "AP-det")]
-    full = means[means["experiment"] == "supervised"].set_index(["dataset", "source"])["mean"].to_dict()
+    supervised = means[means["experiment"] == "supervised"]
+    full = results.unique(((row.dataset, row.source), row.mean) for row in supervised.itertuples())
     against = [full.get((row.dataset, row.source)) for row in means.itertuples()]
     gaps = means.assign(
         metric="Δ AP-det", mean=means["mean"] - pd.Series(against, means.index, float), std=float("nan")
@@ -88,9 +89,9 @@ def table8(outcomes: Iterable[Outcome], references: bool = True) -> pd.DataFrame
 
 def worth(outcomes: Iterable[Outcome], base: str, metrics: Sequence[str]) -> pd.DataFrame:
     """What each method is worth: its mean less that of the experiment ``base`` on the same data and backbone, and the
-    95 % interval of the difference, seed by seed where they share seeds. Values are those at the end of training."""
+    95 % interval of the difference, seed by seed where all else is equal. Values are those at the end of training."""
     groups = results.groups(outcomes)
-    bases = {_place(group): group for group in groups if group.config.experiment == base}
+    bases = results.unique((_place(group), group) for group in groups if group.config.experiment == base)
     rows = []
     for group in groups:
         if group.config.experiment != base and (other := bases.get(_place(group))) is not None:
@@ -111,7 +112,7 @@ def _difference(group: results.Group, other: results.Group, metric: str) -> str:
     samples = group.sample(metric), other.sample(metric)
     if None in samples:
         return NOT_AVAILABLE
-    if (found := difference(*samples, paired=True)) is None:
+    if (found := difference(*samples, paired=group.pairs_with(other))) is None:
         return f"{samples[0].value - samples[1].value:+.3f} (one seed has no interval)"
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
@@ -180,11 +181,11 @@ def _names(config: RunConfig) -> tuple[str, str]:
 
 def beta_means(runs: Iterable[RunResult], metric: str) -> pd.DataFrame:
     """Mean over the seeds of the validation and the test metric, by bound (index, descending)."""
-    rows = {
-        group.config.beta: {"validation": group.values[f"validation {metric}"]["mean"], "test": found["mean"]}
+    rows = results.unique(
+        (group.config.beta, {"validation": group.values[f"validation {metric}"]["mean"], "test": found["mean"]})
         for group in results.groups(runs)
         if (found := group.values.get(metric)) is not None
-    }
+    )
     return pd.DataFrame.from_dict(rows, orient="index").sort_index(ascending=False)
 
 
@@ -194,7 +195,7 @@ def beta_selection(runs: Sequence[RunResult]) -> pd.DataFrame:
     columns = ["metric", "seed", "chosen_beta", "test_of_chosen", "oracle_beta", "test_of_oracle", "lost", "bounds"]
     rows = []
     seeds = sorted({run.config.seed for run in runs})
-    for metric in SELECTED_BY if runs else ():
+    for metric in SELECTED_BY if len({run.config.beta for run in runs}) > 1 else ():  # else there is no choice
         for name, part in [("mean", runs), *((str(s), select(runs, seed=s)) for s in seeds)]:
             means = beta_means(part, metric)
             chosen, oracle = means["validation"].idxmax(), means["test"].idxmax()
