@@ -179,7 +179,7 @@ def speedups(table: pd.DataFrame, language: str = "en") -> Figure:
             ax.bar_label(container, fmt="%.1f×", fontsize=6, padding=1.5)
         ax.axvline(1, color="black", lw=0.8)
         ax.set(xlabel="", ylabel="", xlim=(0, 1.3 * max([1.0, *own["ratio_to_plain"]])))
-        ax.set_title(measurement_label(measurement, language), fontsize=7)
+        ax.set_title(measurement_label(measurement, language).replace(", ", ",\n"), fontsize=7)
         ax.grid(axis="y", visible=False)
     title = ("times faster, or smaller, than the plain form", "volte più veloce, o più piccola, della forma piana")
     figure.suptitle(pick(language, *title), fontsize=8, color="#555555")
@@ -202,7 +202,7 @@ def growth(table: pd.DataFrame, language: str = "en") -> Figure | None:
     panels = (
         ("height", own, "growth_side|latency_batch1", "image side (pixels)", "lato dell'immagine (pixel)"),
         ("batch", own, "growth_batch|latency_batch1|throughput_batch16", "batch", "batch"),
-        ("images", table, "training_run", "training images (2 epochs)", "immagini di training (2 epoche)"),
+        ("images", table, "training_run", "training images (2 epochs)", "immagini (2 epoche)"),
     )
     figure, axes = plt.subplots(1, len(panels), figsize=(6.3, 2.7))
     for ax, (column, rows, shown, *label) in zip(axes, panels, strict=True):

@@ -49,8 +49,11 @@ def _late(history: pd.DataFrame) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     seen = history.set_index("epoch")[list(METRICS)].apply(pd.to_numeric, errors="coerce").dropna(how="all")
     last = seen.tail(LAST_EVALUATIONS)
+    # a map that still learns may be stuck in one metric while another rises: AP-loc near zero is no end
+    for names in (METRICS[:1], METRICS[1:2], METRICS[2:]):
+        known = [found for name in names if (found := rise(seen[name])) is not None]
+        values |= {f"{name} rise": max(known, default=None) for name in names}
     for name in METRICS:
-        values[f"{name} rise"] = rise(seen[name])
         if len(last) == LAST_EVALUATIONS:
             values |= {f"{name} late mean": last[name].mean(), f"{name} late range": np.ptp(last[name])}
     return values
