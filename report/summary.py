@@ -21,7 +21,6 @@ from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.evaluation import TOP
 from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import (
     NotRun,
@@ -32,7 +31,7 @@ from ssn_core.runs.profiles import (
     run_command,
     simplenet_like,
 )
-from ssn_core.runs.result import RunResult, find_run
+from ssn_core.runs.result import TOP, RunResult, find_run
 from ssn_core.study.reference import NEAR_ONE, log_statistics, reference
 from ssn_core.study.results import Group, Outcome, finished, groups
 from ssn_core.study.run_values import run_values

@@ -309,7 +309,7 @@ def test_the_demo_has_a_report_of_its_own_that_says_so_on_every_page(tmp_path: P
         with pymupdf.open(path) as document:
             assert [page.number for page in document if mark not in page.get_text()] == []
         assert not FORBIDDEN.search(text_of(path))
-    assert "Trainings on synthetic images behind it" in text_of(english)
+    assert "Runs on synthetic images behind it" in text_of(english)
     assert "thread for screw" in text_of(english)
 
 

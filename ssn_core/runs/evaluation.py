@@ -14,10 +14,9 @@ from ssn_core.data.datasets import Sample
 from ssn_core.data.images import read_mask
 from ssn_core.fast.inference import FoldedDetector
 from ssn_core.runs.features import Features, single_precision
-from ssn_core.runs.result import SCORES
+from ssn_core.runs.result import SCORES, TOP
 
 NORMAL_QUANTILE = 0.99
-TOP = 100  # highest values of a map whose mean is its top score, fixed beforehand (as in DeSTSeg, CVPR 2023)
 #: what an evaluation measures: the seven metrics, and the image metrics of the top score
 MEASURED = (*metrics.METRICS, "top-I-AUROC", "top-AP-det")
 

@@ -21,6 +21,7 @@ from ssn_core.runs.config import RunConfig
 FORMAT = 2
 CHECKPOINT, PREVIOUS, MODEL, NOISE = "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors", "noise.npz"
 SCORES = ["image", "defect", "label", "score", "map_score", "top_score", "marked", "marked_scaled"]
+TOP = 100  # highest values of a map whose mean is its top score, fixed beforehand (as in DeSTSeg, CVPR 2023)
 WITHOUT_ZERO = ("gap_cam", "mil", "memory")  # methods whose map has no value that parts normal from anomalous
 #: of a finished run, beside its weights
 FILES = ("run.json", "metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", NOISE)
