@@ -14,8 +14,8 @@ from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experim
 from ssn_core.study.style import bilingual, legend_below
 
 #: what is compared, and whose speed it has: scenario C is A's network, trained otherwise
-TRADED = {name: name for name in ("baseline", "scenario_a", "scenario_b")}
-TRADED |= {"scenario_c": "scenario_a", "learned_noise_v2": "learned_noise_v2", "memory": "memory"}
+TRADED = {name: name for name in ("baseline", "scenario_a", "scenario_b", "learned_noise_v2", "memory")}
+TRADED["scenario_c"] = "scenario_a"
 _MARKS = {"wide_resnet50_2": "^", "resnet18": "o", "efficientnet_lite0": "s"}
 _FOOT = 0.02  # where a network without a training stands
 

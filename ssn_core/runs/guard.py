@@ -58,8 +58,10 @@ def _open_locked(path: Path) -> tuple[BinaryIO, bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = open(path, "a+b", buffering=0)  # closing has nothing left to write, should the disk be full
-        except FileNotFoundError:  # the last owner took its empty folder away just now
-            continue
+        except FileNotFoundError:
+            if path.parent.is_dir():  # a link into nowhere, say; to try again would never end
+                raise
+            continue  # the last owner took its empty folder away just now
         try:
             alone = _flock(file)
         except BlockingIOError:

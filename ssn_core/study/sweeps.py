@@ -123,11 +123,10 @@ def noise_scale(runs: Sequence[RunResult], language: str = "en") -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(6.3, 2.9), sharey=True)
     made = sorted(groups(runs), key=_loudness)
     for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC", "AUPRO"), strict=True):
-        defined = [group for group in made if metric in group.values]
-        means = [group.values[metric]["mean"] for group in defined]
-        ax.plot([_loudness(group) for group in defined], means, color="#aaaaaa", lw=1)
-        for group in defined:
-            seeds = list(group.values[metric]["seeds"].values())
+        defined = [(group, found) for group in made if (found := group.sample(metric)) is not None]
+        ax.plot([_loudness(group) for group, _ in defined], [s.value for _, s in defined], color="#aaaaaa", lw=1)
+        for group, found in defined:
+            seeds = list(found.seeds.values())
             look = {"color": method_colour(group.config), "marker": "o", "ms": 3.5, "ls": "", "alpha": 0.8}
             ax.plot([_loudness(group)] * len(seeds), seeds, label=method_label(group.config, language), **look)
         ax.set(title=metric, xscale="log", xlim=(0.05, 1.25), ylim=(0, 1.03))
