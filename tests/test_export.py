@@ -32,17 +32,20 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone"),
+    ("name", "backbone", "equal_brightness"),
     [
-        ("ssn-linear-raw-stopped", "resnet18"),
-        ("ssn-linear-adapted-stopped", "efficientnet_lite0"),
-        ("ssn-conv3x3_bn_relu-adapted-stopped", "efficientnet_lite0"),
-        ("gap_cam-linear", "efficientnet_lite0"),
-        ("simplenet-linear", "efficientnet_lite0"),
+        ("ssn-linear-raw-stopped", "resnet18", False),
+        ("ssn-linear-adapted-stopped", "efficientnet_lite0", True),
+        ("ssn-conv3x3_bn_relu-adapted-stopped", "efficientnet_lite0", False),
+        ("gap_cam-linear", "efficientnet_lite0", False),
+        ("simplenet-linear", "efficientnet_lite0", False),
     ],
 )
-def test_any_batch_gives_the_plain_forms_logits(name: str, backbone: str, tmp_path: Path) -> None:
+def test_any_batch_gives_the_plain_forms_logits(
+    name: str, backbone: str, equal_brightness: bool, tmp_path: Path
+) -> None:
     model = make(name, backbone)
+    model.trunk.equal_brightness = equal_brightness
     session = open_session(export.write_onnx(model, tmp_path / "model.onnx", {}, 0.0))
     for count in (1, 3):
         images = pictures(count)

@@ -61,6 +61,22 @@ def test_every_trunk_on_an_odd_number_of_columns(backbone: str) -> None:
     assert_equal_logits(model, fold(model), images(1, WIDE))
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_with_equal_brightness_light_changes_nothing(backbone: str) -> None:
+    model, batch = make("ssn-linear-raw-stopped", backbone), images(2)
+    mean, std = model.trunk.mean, model.trunk.std
+    darker = (0.6 * (batch * std + mean) - mean) / std
+    with torch.no_grad():
+        as_it_is = model(batch)[0]
+        assert (model(darker)[0] - as_it_is).abs().max() > 0.01
+        model.trunk.equal_brightness = True
+        equal = model(batch)[0]
+        assert (model(darker)[0] - equal).abs().max() < LOGITS < (equal - as_it_is).abs().max()
+        black = -mean / std
+        assert model(black.expand_as(batch))[0].isfinite().all()
+    assert_equal_logits(model, fold(model), batch)
+
+
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_any_batch_and_any_size(name: str) -> None:
     model = make(name, "resnet18")

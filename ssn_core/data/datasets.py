@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssn_core.data import brightness
 from ssn_core.data.find import DATASETS, OWN, check_names, find_root, search
 from ssn_core.data.layouts import LABELS_FILE, Sample, hold_out, index, layout_of
 from ssn_core.errors import InputError
@@ -157,7 +158,8 @@ def _check_one(name: str, category: str, root: Path) -> list[str]:
         return [f"PROBLEM {problem}" for problem in problems]
     remark = "the counts as expected" if expected else "no published counts to compare with"
     masks = "" if found.has_masks else "; no masks, so pixel metrics will be n/a"
-    return [f"OK {found.title}: {found.counts}, {remark}{masks} ({root})"]
+    light = brightness.remark(found.train, found.test)
+    return [f"OK {found.title}: {found.counts}, {remark}{masks}{light} ({root})"]
 
 
 def _load(name: str, category: str, root: Path, training_masks: bool = True) -> tuple[Dataset, list[str]]:

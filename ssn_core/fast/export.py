@@ -22,7 +22,7 @@ from ssn_core.fast.segmentation_step import LEAK
 from ssn_core.fast.upscaled_conv import Composed
 from ssn_core.files import write_atomic
 from ssn_core.models.detectors import Detector
-from ssn_core.models.trunk import IMAGENET_MEAN, IMAGENET_STD
+from ssn_core.models.trunk import equally_bright
 
 PARITY = 1e-4  # of logits, or of the largest one where that is above 1
 _TURNS = 9
@@ -121,16 +121,16 @@ class _OnnxForm(FoldedDetector):
 
     def __init__(self, model: Detector) -> None:
         super().__init__(model)
-        mean, deviation = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        self.register_buffer("mean", mean)
         first = next(module for module in self.trunk.modules() if isinstance(module, nn.Conv2d))
-        first.weight = nn.Parameter(first.weight / deviation)
+        first.weight = nn.Parameter(first.weight / (255 * self.trunk.std))
         for conv in [module for module in self.modules() if isinstance(module, Composed)]:
             conv.split = nn.ParameterList(matrix.clone() for taps in zip(*conv.rows, strict=True) for matrix in taps)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 RGB (B, H, W, 3) -> anomaly map logits (B, H, W), image logits (B,)."""
-        layers = self.trunk(images.permute(0, 3, 1, 2).float() - self.mean)
+        pixels = images.permute(0, 3, 1, 2).float()
+        pixels = equally_bright(pixels, white=255.0) if self.trunk.equal_brightness else pixels
+        layers = self.trunk.stages(pixels - 255 * self.trunk.mean)
         return self._heads(tuple(layer.permute(0, 2, 3, 1) for layer in layers), Kept())
 
     def _convolved(self, conv: nn.Module, layers: tuple[Tensor, ...], adapted: Tensor | None, kept: Kept) -> Tensor:

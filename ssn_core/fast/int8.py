@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,6 @@ from ssn_core.fast.export import needed
 from ssn_core.files import write_atomic
 
 _TRUNK = ("Conv", "Relu", "Clip", "Add", "MaxPool")
-_BEFORE_IT = ("Shape", "Transpose", "Cast", "Sub")
 _HEADS = ("adaptor.", "hidden.", "response.")  # weights of these, at the right of a product or in a convolution
 _FLAGS = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}  # Linux's words for dot products of bytes, x86 and ARM
 
@@ -55,8 +54,8 @@ def quantised_nodes(nodes: Iterable[Any]) -> list[str]:
     """Names of the graph's nodes (in the order of computation) that int8 serves: the trunk's, and of the heads those
     whose weight is a constant of many channels."""
     nodes = list(nodes)
-    trunk = takewhile(lambda node: node.op_type in (*_TRUNK, *_BEFORE_IT), nodes)
-    chosen = [node.name for node in trunk if node.op_type in _TRUNK]
+    from_trunk = dropwhile(lambda node: node.op_type != "Conv", nodes)
+    chosen = [node.name for node in takewhile(lambda node: node.op_type in _TRUNK, from_trunk)]
     products = [node for node in nodes if node.op_type in ("MatMul", "Conv") and node.input[1].startswith(_HEADS)]
     return chosen + [node.name for node in products]
 

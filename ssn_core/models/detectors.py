@@ -223,12 +223,17 @@ def build_model(
     cls_features: str = "raw",
     stop_gradient: bool = True,
     memory_size: int | None = None,
+    equal_brightness: bool = False,
     pretrained: bool = True,
 ) -> Detector:
-    """The untrained model of a method; ``cls_features`` and ``stop_gradient`` are SuperSimpleNet's alone."""
+    """The untrained model of a method; ``cls_features`` and ``stop_gradient`` are SuperSimpleNet's alone.
+    ``equal_brightness``: see :class:`ssn_core.models.trunk.Trunk`."""
     if method == "memory":
-        return MemoryNet(backbone, memory_size, image_size, pretrained)
-    if method == "supersimplenet":
-        return SuperSimpleNet(backbone, adaptor, cls_features, image_size, stop_gradient, pretrained)
-    kinds = {"gap_cam": GapCamNet, "mil": MilNet, "simplenet": SimpleNet}
-    return kinds[method](backbone, adaptor, image_size, pretrained)
+        model = MemoryNet(backbone, memory_size, image_size, pretrained)
+    elif method == "supersimplenet":
+        model = SuperSimpleNet(backbone, adaptor, cls_features, image_size, stop_gradient, pretrained)
+    else:
+        kinds = {"gap_cam": GapCamNet, "mil": MilNet, "simplenet": SimpleNet}
+        model = kinds[method](backbone, adaptor, image_size, pretrained)
+    model.trunk.equal_brightness = equal_brightness
+    return model

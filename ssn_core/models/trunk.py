@@ -31,8 +31,36 @@ def to_tensor(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     return ((pixels - mean) / std).contiguous()
 
 
-class ResNetTrunk(nn.Module):
-    """torchvision's ResNet up to layer3, with torchvision's own key names."""
+def equally_bright(pixels: Tensor, white: float = 1.0) -> Tensor:
+    """Images (B, 3, H, W), 0 black and ``white`` white, each times the factor that gives it ImageNet's mean grey value
+    (light multiplies what a surface reflects)."""
+    grey = pixels.mean((1, 2, 3), keepdim=True)
+    return pixels * (white * sum(IMAGENET_MEAN) / 3 / torch.maximum(grey, torch.full_like(grey, white / 255)))
+
+
+class Trunk(nn.Module):
+    """A frozen network's two stages. With ``equal_brightness`` the mean grey value of an image says nothing any more,
+    see :func:`equally_bright`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.equal_brightness = False
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W), ImageNet-normalised -> stride 8 (B, C2, H/8, W/8) and stride 16 (B, C3, H/16, W/16)."""
+        if self.equal_brightness:
+            images = (equally_bright(images * self.std + self.mean) - self.mean) / self.std
+        return self.stages(images)
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The network itself."""
+        raise NotImplementedError
+
+
+class ResNetTrunk(Trunk):
+    """torchvision's ResNet up to layer3, with torchvision's own key names; layer3's sides are rounded up."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -40,15 +68,14 @@ class ResNetTrunk(nn.Module):
         for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
             setattr(self, part, getattr(net, part))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> layer2 (B, C2, H/8, W/8) and layer3 (B, C3, ceil(H/16), ceil(W/16))."""
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
         layer2 = self.layer2(x)
         return layer2, self.layer3(layer2)
 
 
-class EfficientNetLiteTrunk(nn.Module):
-    """EfficientNet-Lite0, ``net``, up to its last stride-16 block."""
+class EfficientNetLiteTrunk(Trunk):
+    """EfficientNet-Lite0, ``net``, up to its last stride-16 block; linear block outputs, sides rounded down."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -56,8 +83,7 @@ class EfficientNetLiteTrunk(nn.Module):
         self.stride8 = nn.Sequential(*net._blocks[:5])
         self.stride16 = nn.Sequential(*net._blocks[5:11])
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> (B, 40, H/8, W/8) and (B, 112, H // 16, W // 16); linear block outputs."""
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor]:
         stride8 = self.stride8(self.stem(images))
         return stride8, self.stride16(stride8)
 

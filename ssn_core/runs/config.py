@@ -63,6 +63,7 @@ class RunConfig(BaseModel):
     masks: Annotated[int, Field(ge=1)] | None = None  # how many are read, the others give their label; None: all
     pixel_values: Literal["logits", "sigmoid"] = "logits"  # what the pixel metrics rank (erratum 12)
     image_size: Size = (256, 256)
+    equal_brightness: bool = False  # each image is scaled to ImageNet's mean grey value first
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=2)] = 32
@@ -112,7 +113,7 @@ class RunConfig(BaseModel):
     def model_arguments(self) -> dict[str, Any]:
         """What :func:`ssn_core.models.detectors.build_model` takes. Unsupervised, the classification loss does not
         reach the segmentation head."""
-        names = ("method", "backbone", "adaptor", "image_size", "cls_features", "memory_size")
+        names = ("method", "backbone", "adaptor", "image_size", "cls_features", "memory_size", "equal_brightness")
         return {name: getattr(self, name) for name in names} | {"stop_gradient": self.supervision == "unsupervised"}
 
     @property

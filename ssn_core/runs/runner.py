@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from safetensors.torch import save
 
+from ssn_core.data.brightness import brightness
 from ssn_core.data.datasets import Dataset
 from ssn_core.errors import Stopped
 from ssn_core.fast.inference import fold
@@ -200,6 +201,7 @@ class Runner:
                 "train_used": len(self.training.entries),
                 "test": counts.test,
                 "test_defective": counts.test_defective,
+                "brightness": brightness(self.dataset.train, self.dataset.test),
             },
             "noise": {
                 "unit": self.config.noise_unit,

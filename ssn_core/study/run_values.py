@@ -32,6 +32,7 @@ def run_values(result: RunResult) -> dict[str, float]:
     sigma, scale = result.info["noise"]["std"], result.info["noise"]["feature_std"]
     values["feature-std"] = scale
     values["noise-to-features"] = sigma / scale if sigma and scale else None
+    values |= {f"brightness {name}": value for name, value in result.info["data"].get("brightness", {}).items()}
     values |= _late(history) | _operating_points(result) | _on_logits(metrics)
     numbers = {name: float(v) for name, v in values.items() if isinstance(v, (int, float, np.number))}
     return {name: v for name, v in numbers.items() if math.isfinite(v)}
