@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_saving_writes_both_languages_once_and_equal_bytes_each_time(
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert (tmp_path / "one" / "roc.en.svg").read_bytes() != (tmp_path / "one" / "roc.it.svg").read_bytes()
+
+
+@pytest.mark.parametrize(("language", "sign", "other"), [("en", ".", ","), ("it", ",", ".")])
+def test_numbers_are_written_as_the_language_does(
+    scenarios: list[RunResult], language: str, sign: str, other: str
+) -> None:
+    for draw in (figures.image_curves, functools.partial(figures.metric_bars, metrics=("I-AUROC", "AUPRO"))):
+        written = texts(draw(scenarios, language=language))
+        assert re.search(rf"\d\{sign}\d", written) and not re.search(rf"\d\{other}\d", written)
 
 
 def test_nothing_is_drawn_without_runs_and_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

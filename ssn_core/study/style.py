@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
+from matplotlib.ticker import Formatter
 
 from ssn_core.files import write_atomic
 from ssn_core.study.labels import LANGUAGES
@@ -46,11 +49,42 @@ def bilingual(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None
             made = draw(data, *rest, language=language, **options)
         if made is None:
             return print(f"{name}: nothing to draw, nothing of it was measured")
+        if language == "it":
+            _write_commas(made)
         plt.close(made)  # a notebook shows what its cell returns, not every open figure
         made.redraw = functools.partial(drawn, data, *rest, **options)
         return made
 
     return drawn
+
+
+class _Commas(Formatter):
+    """An axis's own formatter, with decimal commas."""
+
+    def __init__(self, own: Formatter) -> None:
+        self.own = own
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        return _with_commas(self.own(value, position))
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        return [_with_commas(text) for text in self.own.format_ticks(values)]
+
+    def get_offset(self) -> str:
+        return _with_commas(self.own.get_offset())
+
+
+def _with_commas(text: str) -> str:
+    return re.sub(r"(?<=\d)\.(?=\d)", "{,}" if "$" in text else ",", text)
+
+
+def _write_commas(figure: Figure) -> None:
+    """Italian's decimal sign, on every axis and in every text."""
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(_Commas(axis.get_major_formatter()))
+    for text in figure.findobj(Text):
+        text.set_text(_with_commas(text.get_text()))
 
 
 def save(made: Figure | None, folder: str | Path, name: str) -> Figure | None:
