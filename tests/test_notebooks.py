@@ -42,7 +42,7 @@ PICTURES = (
     "fig13_noise_fields",
     "fig19_panel_defective",
     "fig20_panel_normal",
-    "panels_beyond",
+    "maps_beyond",
 )
 
 

@@ -54,3 +54,14 @@ def test_tall_pictures_lie_on_their_side(tmp_path: Path) -> None:
 def test_an_image_without_a_stored_map_is_an_error(scenarios: list[RunResult]) -> None:
     with pytest.raises(InputError, match="holds no map of test/other.png"):
         panels.rows_of(scenarios, ["test/other.png"])
+
+
+def test_maps_have_a_row_per_run_on_one_scale_and_a_column_per_image(scenarios: list[RunResult]) -> None:
+    rows = panels.rows_of(scenarios[:2], ["test/dent/006.png", "test/good/000.png"])
+    figure = panels.maps(rows)
+    pictures = [ax.images[0] for ax in figure.axes]
+    assert [ax.get_title().replace("\n", "") for ax in figure.axes] == ["dent/006.png", "good/000.png", "", ""]
+    for line, run in zip((pictures[:2], pictures[2:]), scenarios, strict=False):
+        expected = [row.anomaly_map for row in rows if row.run is run]
+        assert all(np.array_equal(drawn.get_array(), values) for drawn, values in zip(line, expected, strict=True))
+        assert {drawn.get_clim() for drawn in line} == {(min(map(np.min, expected)), max(map(np.max, expected)))}

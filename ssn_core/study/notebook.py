@@ -65,6 +65,11 @@ class Notebook:
         print(f"the same with photographs: {folder.relative_to(project_root())}")
         return panels.panel(rows)
 
+    def maps(self, runs: Sequence[RunResult], defective: int = 5) -> Figure | None:
+        """The maps of the first defective images and of a good one; see :func:`ssn_core.study.panels.maps`."""
+        names = [panels.example_names(runs[0], *kind) for kind in ((True, defective), (False, 1))] if runs else []
+        return panels.maps(panels.rows_of(runs, sum(names, [])))
+
 
 def notebook(profile: str, device: str | None = None) -> Notebook:
     """Set a notebook up: the profile, the checkout as working directory, and whole tables.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -153,6 +154,30 @@ def _text_above(ax: Axes, row: Row, language: str) -> None:
     for height, (text, look) in ((11.5, first), (3, second)):
         place = {"xycoords": "axes fraction", "xytext": (0, height), "textcoords": "offset points"}
         ax.annotate(text, (0, 1), va="bottom", **place, **look).set_in_layout(False)
+
+
+@bilingual
+def maps(rows: Sequence[Row], language: str = "en") -> Figure:
+    """Anomaly maps alone: a row per run, with one scale for all its maps, and a column per image."""
+    of_runs: dict[Path, list[Row]] = {}
+    for row in rows:
+        of_runs.setdefault(row.run.path, []).append(row)
+    height, width = rows[0].anomaly_map.shape
+    columns = len(rows) // len(of_runs)
+    size = 6.3, 6.3 / columns * height / width * len(of_runs) + 0.4
+    figure, axes = plt.subplots(len(of_runs), columns, figsize=size, squeeze=False)
+    for line, shown in zip(axes, of_runs.values(), strict=True):
+        limits = {
+            "vmin": min(row.anomaly_map.min() for row in shown),
+            "vmax": max(row.anomaly_map.max() for row in shown),
+        }
+        for ax, row in zip(line, shown, strict=True):
+            ax.imshow(row.anomaly_map, cmap=MAP_COLOURS, **limits)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(method_label(shown[0].run.config, language).replace(", ", ",\n"), fontsize=7)
+    for ax, row in zip(axes[0], shown, strict=True):
+        ax.set_title(row.name.removeprefix("test/").replace("/", "/\n"), fontsize=7)
+    return figure
 
 
 @bilingual
