@@ -80,7 +80,7 @@ def train(
     Example: ssn train parts/
     """
     from ssn_core.inspection.training import train as train_on
-    from ssn_core.runs.fields import parse_fields
+    from ssn_core.runs.presets import parse_fields
 
     result = train_on(folder, minutes, parse_fields(fields), store, device, recipe)
     _show(result)
@@ -187,7 +187,7 @@ def run_preset(
 
     Example: ssn run scenario_a category=screw epochs=40
     """
-    from ssn_core.runs.fields import parse_fields
+    from ssn_core.runs.presets import parse_fields
     from ssn_core.runs.presets import preset as configured
 
     config = configured(preset, **parse_fields(fields))

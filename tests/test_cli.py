@@ -17,7 +17,7 @@ from ssn_core.__main__ import main
 from ssn_core.errors import InputError
 from ssn_core.models import weights
 from ssn_core.runs import store
-from ssn_core.runs.fields import parse_fields
+from ssn_core.runs.presets import parse_fields
 from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import run_command
 

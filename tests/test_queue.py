@@ -18,7 +18,7 @@ from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
 from ssn_core.runs import plan as planning
 from ssn_core.runs import profiles
-from ssn_core.runs.fields import parse_fields
+from ssn_core.runs.presets import parse_fields
 from ssn_core.runs.plan import Plan
 from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import load_profile, matched_control

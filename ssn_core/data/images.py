@@ -75,7 +75,10 @@ def to_rgb(image: Image.Image, name: str = "image") -> np.ndarray:
     if image.mode == "F":
         raise InputError(f"{name}: floating-point pixels have no defined range; save it with 8 or 16 bits.")
     if image.mode == "I" or image.mode.startswith("I;"):
-        return np.repeat(_from_16_bit(np.asarray(image), name)[:, :, None], 3, axis=2)
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name}: pixel values beyond 16 bits; save it with 8 or 16 bits.")
+        return np.repeat(np.round(values / 257.0).astype(np.uint8)[:, :, None], 3, axis=2)
     if "A" in image.mode or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -148,9 +151,3 @@ def _decode(path: str | Path) -> tuple[Image.Image, bool]:
         raise InputError(f"{path}: no such file.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error
         raise InputError(f"{path}: not a readable image ({error}); copy or download it again.") from error
-
-
-def _from_16_bit(values: np.ndarray, name: str) -> np.ndarray:
-    if values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{name}: pixel values beyond 16 bits; save it with 8 or 16 bits.")
-    return np.round(values / 257.0).astype(np.uint8)

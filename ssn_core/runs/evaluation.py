@@ -129,16 +129,11 @@ def curve_arrays(outputs: Outputs, truth: Truth) -> dict[str, np.ndarray]:
     """ROC and precision-recall of both scores and the pixel-wise precision-recall; a curve that is not defined is left
     out."""
     arrays: dict[str, np.ndarray] = {}
-    if len(set(truth.labels.tolist())) == 2:
-        for name, scores in (("score", outputs.scores), ("map", outputs.map_scores)):
-            fpr, tpr = metrics.roc_curve(truth.labels, scores)
-            precision, recall = metrics.pr_curve(truth.labels, scores)
-            arrays |= {f"roc_{name}_fpr": fpr, f"roc_{name}_tpr": tpr}
-            arrays |= {f"pr_{name}_precision": precision, f"pr_{name}_recall": recall}
-    if truth.masks is not None and truth.masks.any():
-        precision, recall = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks)
-        arrays |= {"pixel_precision": precision, "pixel_recall": recall}
-    return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
+    for name, scores in (("score", outputs.scores), ("map", outputs.map_scores)):
+        arrays[f"roc_{name}_fpr"], arrays[f"roc_{name}_tpr"] = metrics.roc_curve(truth.labels, scores)
+        arrays[f"pr_{name}_precision"], arrays[f"pr_{name}_recall"] = metrics.pr_curve(truth.labels, scores)
+    arrays["pixel_precision"], arrays["pixel_recall"] = metrics.pixel_pr_curve(outputs.ranked_maps(), truth.masks)
+    return {name: values.astype(np.float32) for name, values in arrays.items() if len(values)}
 
 
 def example_arrays(samples: tuple[Sample, ...], outputs: Outputs) -> dict[str, np.ndarray]:

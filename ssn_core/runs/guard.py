@@ -62,28 +62,19 @@ def _open_locked(path: Path) -> tuple[BinaryIO, bool]:
             if path.parent.is_dir():  # a link into nowhere, say; to try again would never end
                 raise
             continue  # the last owner took its empty folder away just now
+        alone = fcntl is not None  # else the file alone is the lock, and a killed run leaves it for a person
         try:
-            alone = _flock(file)
+            if alone:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
                 raise InputError(_refusal(path, _read_owner(file), "or end that process")) from None
+        except OSError:  # a file system that has no flock
+            alone = False
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file, alone
         file.close()  # its owner removed it between our opening and locking
-
-
-def _flock(file: BinaryIO) -> bool:
-    """False where there is no flock; there the file alone is the lock, and a killed run leaves it for a person."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
 
 
 def _read_owner(file: BinaryIO) -> dict[str, Any]:

@@ -6,15 +6,18 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
-from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator
+from ssn_core.models.noise import LATENT_CHANNELS, NoiseGenerator, perlin_masks
+from ssn_core.models.upscale import upscale
 from ssn_core.runs.trainer import Trainer
 
 GENERATOR_LR = 1e-4
 MAGNITUDE_WEIGHT = 10.0
+_FIELD_SEED = 7
 #: one generator step closes a cycle of this many batches. Adversarial: v1 takes turns, v2 has three discriminator steps
 #: to one, counted over the whole training. As published: counted within an epoch.
 GENERATOR_EVERY = {
@@ -33,9 +36,7 @@ class LearnedNoiseTrainer(Trainer):
         self.generator = NoiseGenerator(self.model.channels, bound).to(self.device)
         fused = self.device.type == "cuda"
         self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=GENERATOR_LR, fused=fused)
-
-    def _learned_values(self) -> list[Tensor]:
-        return [*super()._learned_values(), *self.generator.parameters()]
+        self.cycle = GENERATOR_EVERY[self.config.noise_rule][self.config.noise]
 
     def _update(
         self, layers: tuple[Tensor, ...], masked: Masked, targets: dict[str, Any], rng: torch.Generator
@@ -43,28 +44,20 @@ class LearnedNoiseTrainer(Trainer):
         rule = self._adversarial if self.config.noise_rule == "adversarial" else self._as_published
         return rule(layers, masked, targets, rng)
 
-    def _generator_turn(self, batches: int) -> bool:
-        """Whether the batch that makes ``batches`` is the generator's."""
-        return batches % GENERATOR_EVERY[self.config.noise_rule][self.config.noise] == 0
-
     def _latent(self, count: int, rng: torch.Generator) -> Tensor | None:
         """z (count, 32) ~ N(0, 1) for v2; v1 knows none."""
         if not self.generator.latent:
             return None
         return torch.randn(count, LATENT_CHANNELS, generator=rng, device=rng.device)
 
-    def _noise_from_generator(self, layers: tuple[Tensor, ...], masked: Masked, rng: torch.Generator) -> Tensor:
-        """Learned noise (N, C) at the masked positions; the generator reads the adapted features as data."""
-        with torch.no_grad(), _frozen_statistics(self.model):
-            rows = self.forward.adapted(*layers).flatten(0, 2).index_select(0, masked.source)
-        return self.generator(rows, self._latent(len(rows), rng))
-
     def _adversarial(
         self, layers: tuple[Tensor, ...], masked: Masked, targets: dict[str, Any], rng: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One batch of adversarial training: either side steps alone, with the other one frozen."""
-        noise = self._noise_from_generator(layers, masked, rng)
-        if not self._generator_turn(self.step):
+        with torch.no_grad(), _frozen_statistics(self.model):  # the generator reads the adapted features as data
+            rows = self.forward.adapted(*layers).flatten(0, 2).index_select(0, masked.source)
+        noise = self.generator(rows, self._latent(len(rows), rng))
+        if self.step % self.cycle:
             losses = self._losses(layers, masked, noise.detach(), targets)
             self._step_model(losses["loss"])
             return losses, noise
@@ -85,7 +78,7 @@ class LearnedNoiseTrainer(Trainer):
         """
         adapted = self.forward.adapted(*layers)
         rows = adapted.flatten(0, 2)
-        latent, turn = self._latent(len(rows), rng), self._generator_turn(self.batch)
+        latent, turn = self._latent(len(rows), rng), self.batch % self.cycle == 0
         everywhere = turn and latent is not None  # v2's magnitude is the mean over all positions, masked or not
         if not everywhere:
             rows = rows.index_select(0, masked.source)
@@ -124,15 +117,6 @@ class LearnedNoiseTrainer(Trainer):
         for optimizer in self.optimizers.values():
             optimizer.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The trainer's, and the generator."""
-        return {**super().state_dict(), "generator": self.generator.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        super().load_state_dict(state)
-        self.generator.load_state_dict(state["generator"])
-
 
 @contextlib.contextmanager
 def _frozen_statistics(model: nn.Module) -> Iterator[None]:
@@ -148,3 +132,26 @@ def _frozen_statistics(model: nn.Module) -> Iterator[None]:
         for norm, (momentum, count) in zip(norms, kept, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)
+
+
+@torch.no_grad()
+def noise_field(trainer: LearnedNoiseTrainer) -> dict[str, np.ndarray]:
+    """What a run keeps of its generator: ``image`` name of the first training image; per position (h, w) ``features``,
+    the root mean square of its adapted features over the channels, and ``mask``; for Gaussian and for learned noise,
+    per position (2, h, w), ``rms`` of the masked noise over the channels and its first ``channel``. Both have the same
+    RMS inside the mask, which is the Perlin mask, of 64, whose area comes nearest to a quarter of the map."""
+    model, config = trainer.model.eval(), trainer.config
+    layers = trainer.features.batch(slice(0, 1), trainer.device)
+    adapted = model.adaptor(upscale(*(layer.permute(0, 3, 1, 2) for layer in layers), model.upscaling))[0].cpu()
+    rng = torch.Generator().manual_seed(_FIELD_SEED)
+    masks = perlin_masks(64, tuple(adapted.shape[1:]), config.perlin_threshold, rng)
+    mask = masks[(masks.flatten(1).float().mean(1) - 0.25).abs().argmin()]
+    rows = adapted.flatten(1).T.to(trainer.device)  # (h w, C)
+    latent = torch.randn(len(rows), trainer.generator.latent, generator=rng).to(rows)
+    learned = trainer.generator(rows, latent).T.reshape(adapted.shape).cpu()
+    level = learned[:, mask].square().mean().sqrt()
+    noises = torch.stack([level * torch.randn(adapted.shape, generator=rng), learned]) * mask
+    features, rms = (values.square().mean(-3).sqrt() for values in (adapted, noises))
+    arrays = {"features": features, "rms": rms, "channel": noises[:, 0], "mask": mask}
+    kept = {name: values.numpy() for name, values in arrays.items()}
+    return kept | {"image": np.array(trainer.training.entries[0][0].name)}

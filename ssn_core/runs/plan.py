@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssn_core.errors import InputError
@@ -31,20 +31,16 @@ class Plan:
     """``runs``: by run id, in the profile's order; a control joins them once its learned run is finished."""
 
     profile: Profile
-    runs: dict[str, RunConfig] = field(default_factory=dict)
-    left_out: list[NotRun] = field(default_factory=list)
+    runs: dict[str, RunConfig]
+    left_out: list[NotRun]
 
     @classmethod
     def of(cls, name: str) -> Plan:
         """The plan of ``profiles/<name>.yaml`` on this machine."""
-        plan = cls(load_profile(name))
-        for config in _shown_by_notebooks(plan.profile):
-            reason = None if plan.profile.synthetic else plan.profile.unavailable(config)
-            if reason is None:
-                plan.runs[config.run_id] = config
-            else:
-                plan.left_out.append(NotRun(config, reason))
-        return plan
+        profile = load_profile(name)
+        reasons = {c: None if profile.synthetic else profile.unavailable(c) for c in _shown_by_notebooks(profile)}
+        left_out = [NotRun(config, reason) for config, reason in reasons.items() if reason is not None]
+        return cls(profile, {c.run_id: c for c, reason in reasons.items() if reason is None}, left_out)
 
     @property
     def remarks(self) -> list[str]:

@@ -61,7 +61,7 @@ class RunResult:
 
     @property
     def noise(self) -> dict[str, np.ndarray] | None:
-        """What :func:`ssn_core.runs.noise_field.noise_field` kept; None in a run older than that, or of fixed noise."""
+        """What :func:`ssn_core.runs.learned_noise.noise_field` kept; None in an older run, or in one of fixed noise."""
         path = self.path / NOISE
         return read_run_file(path, _read_npz) if path.is_file() else None
 
@@ -85,9 +85,10 @@ def find_run(config: RunConfig, store: str | Path = STORE) -> RunResult | None:
         return None
     result = load_run(folder)
     if result.config != config:
+        a, b = result.config.as_dict(), config.as_dict()
+        differ = ", ".join(f"{name}: {a[name]!r} there, {b[name]!r} asked" for name in a if a[name] != b[name])
         raise InputError(
-            f"{folder} was written by another configuration ({_difference(result.config, config)}); "
-            "move that folder away or choose another store"
+            f"{folder} was written by another configuration ({differ}); move that folder away or choose another store"
         )
     return result
 
@@ -132,11 +133,6 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}, not an object")
     return found
-
-
-def _difference(found: RunConfig, wanted: RunConfig) -> str:
-    a, b = found.as_dict(), wanted.as_dict()
-    return ", ".join(f"{name}: {a[name]!r} there, {b[name]!r} asked" for name in a if a[name] != b[name])
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save
+from tqdm.auto import tqdm
 
 from ssn_core.data.brightness import brightness
 from ssn_core.data.datasets import Dataset
@@ -23,10 +25,8 @@ from ssn_core.runs.checkpoint import Checkpoints, tidy
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import Features, extract
 from ssn_core.runs.held_out import altered_copies
-from ssn_core.runs.learned_noise import LearnedNoiseTrainer
+from ssn_core.runs.learned_noise import LearnedNoiseTrainer, noise_field
 from ssn_core.runs.memory_trainer import MemoryTrainer
-from ssn_core.runs.noise_field import noise_field
-from ssn_core.runs.progress import progress
 from ssn_core.runs.provenance import git_revision, versions
 from ssn_core.runs.result import FORMAT, MODEL, NOISE, SCORES, Log, pixel_threshold
 from ssn_core.runs.trainer import NonFiniteLoss, Trainer, trained_state
@@ -92,9 +92,10 @@ class Runner:
     def _train(self) -> None:
         self.clock = time.monotonic()
         epochs, done = self.config.epochs, self.trainer.epochs_done
-        with progress(self.config.run_id, epochs, done, self.log) as advance:
+        shown = {"desc": self.config.run_id, "leave": False, "disable": None, "dynamic_ncols": True}  # to who watches
+        with tqdm(total=epochs, initial=done, **shown) as bar:
             while self.trainer.epochs_done < epochs and not self.diverged:
-                self._one_epoch(advance)
+                self._one_epoch(bar)
                 if time.monotonic() - self.clock >= self.checkpoint_seconds and not self.diverged:
                     self._write_checkpoint()
         self._count_seconds()
@@ -111,7 +112,7 @@ class Runner:
         done = f"epoch {self.trainer.epochs_done} of {self.config.epochs}"
         raise Stopped(f"run {self.config.run_id} was stopped; {done} is saved, and the same command goes on from there")
 
-    def _one_epoch(self, advance: Log) -> None:
+    def _one_epoch(self, bar: tqdm) -> None:
         before = self.before = copy.deepcopy(self.trainer.state_dict())
         try:
             row = self.trainer.epoch()
@@ -119,12 +120,15 @@ class Runner:
             self.trainer.load_state_dict(before)
             self._on_divergence(error)
             return
-        every = self.config.eval_every
-        if every and row["epoch"] % every == 0 and row["epoch"] < self.config.epochs:
+        epoch, epochs, every = row["epoch"], self.config.epochs, self.config.eval_every
+        if every and epoch % every == 0 and epoch < epochs:
             row |= self._evaluate()[0]
         self.history.append(row)
-        loss = f" loss {row['loss']:.4f}" if "loss" in row else ""
-        advance(f"epoch {row['epoch']}/{self.config.epochs}{loss}")
+        line = f"epoch {epoch}/{epochs}" + (f" loss {row['loss']:.4f}" if "loss" in row else "")
+        bar.set_postfix_str(line)
+        bar.update()
+        if bar.disable and 10 * epoch // epochs > 10 * (epoch - 1) // epochs:  # no terminal: a line for each tenth
+            self.log(line)
 
     def _on_divergence(self, error: NonFiniteLoss) -> None:
         """The trainer is back at the end of the last good epoch, and the history is whole."""
@@ -177,7 +181,6 @@ class Runner:
         write_json(folder / "run.json", self._info())
 
     def _info(self) -> dict[str, Any]:
-        counts = self.dataset.counts
         return {
             "format": FORMAT,
             "run_id": self.config.run_id,
@@ -196,11 +199,8 @@ class Runner:
             "weights_sha256": digest(self.model.trunk),
             "data": {
                 "fingerprint": self.fingerprint,
-                "train": counts.train,
-                "train_defective": counts.train_defective,
+                **dataclasses.asdict(self.dataset.counts),
                 "train_used": len(self.training.entries),
-                "test": counts.test,
-                "test_defective": counts.test_defective,
                 "brightness": brightness(self.dataset.train, self.dataset.test),
             },
             "noise": {

@@ -87,16 +87,18 @@ class Trainer:
         self.epochs_done += 1
         if not all(math.isfinite(v) for v in means.values()):
             raise NonFiniteLoss(f"{means} in epoch {self.epochs_done}")
-        if not torch.stack([value.isfinite().all() for value in self._learned_values()]).all():  # by its last step
+        learned = (value for part in self._learned().values() for value in part.values())
+        if not torch.stack([value.isfinite().all() for value in learned]).all():  # by its last step
             raise NonFiniteLoss(f"weights or batch statistics not finite after epoch {self.epochs_done}, {means}")
         return {"epoch": self.epochs_done, "step": self.step, **means}
 
     def _random_state(self, seed: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed)
 
-    def _learned_values(self) -> list[Tensor]:
+    def _learned(self) -> dict[str, dict[str, Tensor]]:
         """Everything that training changed."""
-        return list(trained_state(self.model).values())
+        generator = {} if self.generator is None else {"generator": self.generator.state_dict()}
+        return {"model": trained_state(self.model)} | generator
 
     def _set_learning_rates(self) -> None:
         """x0.4 at 80 % and at 90 % of the epochs."""
@@ -215,12 +217,14 @@ class Trainer:
         """Everything that the next epoch depends on."""
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         counters = {"seen": self.seen, "step": self.step, "epochs_done": self.epochs_done}
-        return {**counters, "model": trained_state(self.model), "optimizers": optimizers}
+        return {**counters, **self._learned(), "optimizers": optimizers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.seen, self.step, self.epochs_done = state["seen"].cpu(), state["step"], state["epochs_done"]
         self.model.load_state_dict(state["model"], strict=False)
+        if self.generator is not None:
+            self.generator.load_state_dict(state["generator"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 
