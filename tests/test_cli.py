@@ -17,8 +17,7 @@ from ssn_core.__main__ import main
 from ssn_core.errors import InputError
 from ssn_core.models import weights
 from ssn_core.runs import store
-from ssn_core.runs.presets import parse_fields
-from ssn_core.runs.presets import preset
+from ssn_core.runs.presets import parse_fields, preset
 from ssn_core.runs.profiles import run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]

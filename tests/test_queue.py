@@ -18,9 +18,8 @@ from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
 from ssn_core.runs import plan as planning
 from ssn_core.runs import profiles
-from ssn_core.runs.presets import parse_fields
 from ssn_core.runs.plan import Plan
-from ssn_core.runs.presets import preset
+from ssn_core.runs.presets import parse_fields, preset
 from ssn_core.runs.profiles import load_profile, matched_control
 from ssn_core.runs.result import load_run
 from ssn_core.runs.store import run
