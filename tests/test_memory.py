@@ -18,6 +18,7 @@ from ssn_core.runs.features import ROTATIONS, Features, version_of
 from ssn_core.runs.memory_trainer import MemoryTrainer
 from ssn_core.runs.store import run
 from ssn_core.runs.training_set import TrainingSet
+from ssn_core.study.run_values import run_values
 
 SIZES = ((6, 5), (3, 3))
 
@@ -103,16 +104,18 @@ def test_the_folded_twin_gives_the_same_distances(batch: int) -> None:
     assert all(relative(a, b) < 1e-4 for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.mark.parametrize("name", ["memory", "memory_rotated"])
+@pytest.mark.parametrize("name", ["memory", "memory_rotated", "memory_equal"])
 def test_a_run_fills_evaluates_and_loads(name: str, tiny_sets: Path, tmp_path: Path) -> None:
     result = run(tiny_memory(name), tmp_path, tiny_sets, log=quiet)
     assert result.history[["epoch", "step"]].values.tolist() == [[1, 0]] and result.history["loss"].isna().all()
-    assert (result.info["steps"], result.info["data"]["train_used"]) == (0, 8 if name == "memory" else 32)
+    assert (result.info["steps"], result.info["data"]["train_used"]) == (0, 32 if name == "memory_rotated" else 8)
     model = ssn.load_model(result.path)
+    assert model.trunk.equal_brightness == (name == "memory_equal")
     for row in result.scores.itertuples():
         prediction = ssn.fold(model).predict(tiny_sets / "ring" / row.image)
         assert prediction.score == prediction.map_score == pytest.approx(row.score, rel=1e-3)
     assert result.metrics["I-AUROC"] == result.metrics["seg-I-AUROC"]
+    assert {"brightness training", "brightness normal", "brightness auroc"} <= run_values(result).keys()
 
 
 def test_a_run_that_was_stopped_fills_its_memory_anew(tiny_sets: Path, tmp_path: Path) -> None:

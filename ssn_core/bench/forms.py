@@ -192,11 +192,8 @@ def metrics(form: Form, facts: Facts) -> Prepare:
         if form.variant == PEER:
             from anomalib.metrics.aupro import _AUPRO
 
-            theirs, probabilities, truth = (
-                _AUPRO(fpr_limit=0.3),
-                torch.from_numpy(maps).sigmoid(),
-                torch.from_numpy(masks),
-            )
+            theirs = _AUPRO(fpr_limit=0.3)
+            probabilities, truth = torch.from_numpy(maps).sigmoid(), torch.from_numpy(masks)
             return lambda: (theirs.reset(), theirs.update(probabilities, truth.int()), theirs.compute())
         if form.experiment == "aupro":
             return lambda: aupro(maps, masks)

@@ -40,8 +40,10 @@ def measure(
     ``peers``: the Python of an environment that has anomalib. The file is written after every group and keeps the
     others as they are. Raises :class:`InputError` for settings and names that are unknown, and for a form that stops.
     """
+    import torch  # takes seconds, and who reads a table does without
+
     settings = settings_of(profile)
-    groups = plan(settings, device or _device(), peers is not None)
+    groups = plan(settings, device or ("cuda" if torch.cuda.is_available() else "cpu"), peers is not None)
     if not (chosen := [group for group in groups if only in group.name]):
         known = ", ".join(group.name for group in groups)
         raise InputError(f"nothing to measure is called {only!r}; there are {known}")
@@ -72,12 +74,6 @@ def read(path: Path) -> pd.DataFrame:
     forward = table["group"].str.match("(gpu )?inference|runtime|precision")
     forms = zip(forward, table["variant"], table["device"], strict=True)
     return table.assign(precision=[inference_dtype(variant, device) if f else None for f, variant, device in forms])
-
-
-def _device() -> str:
-    import torch  # takes seconds, and who reads a table does without
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _line(row: Row) -> str:

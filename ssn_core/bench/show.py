@@ -131,28 +131,25 @@ def derived(table: pd.DataFrame) -> pd.DataFrame:
     machine = table.groupby("measurement")["value"].max()  # of both products
     if not {"machine_product", "machine_copy"} <= set(machine.index):
         return pd.DataFrame()
-    halves, values, rows = "machine_product_half" in machine, wide(table), []
+    half, values, rows = machine.get("machine_product_half"), wide(table), []
+    # in the order of GPUS, and last the one whose time was measured
+    devices = {**GPUS, "this machine": (machine["machine_product"] / 1e3, machine["machine_copy"], half and half / 1e3)}
     networks = dict.fromkeys(key[:2] for key in values.index)
-    for what, suffix, timed in [
-        ("forward", "", "latency_batch1"),
-        ("training step", "_training", "training_step_batch8"),
-    ]:
-        halved = halves and what == "forward"  # as a GPU's forwards are measured
-        peak = machine["machine_product_half" if halved else "machine_product"]
+    timed = {"forward": ("", "latency_batch1"), "training step": ("_training", "training_step_batch8")}
+    for what, (suffix, measurement) in timed.items():
+        names, halves = [f"operations{suffix}", f"traffic{suffix}", measurement], what == "forward"
         for experiment, backbone, variant in (k for m in networks for k in values.index if k[:2] == m):
-            names = [f"operations{suffix}", f"traffic{suffix}", timed]
             work, traffic, measured = values.reindex(columns=names).loc[experiment, backbone, variant]
             if variant == "anomalib" or pd.isna(work + traffic + measured):
                 continue
-            single, floor = traffic * (2 if halved else 1), max(1e3 * work / peak, traffic / machine["machine_copy"])
+            single = traffic * (2 if half and halves else 1)  # as float32 would move
             row = {"method": experiment_label(experiment), "backbone": BACKBONES[backbone], "what": what}
             row |= {"form": _FORMS[variant][0], "GFLOPs": f"{work:.4g}", "MB moved": f"{single:.4g}"}
-            for name, (full, bandwidth, half) in GPUS.items():
-                half = half if what == "forward" else None
-                limit = max(work / (half or full), single / (2 if half else 1) / bandwidth)
+            for name, (full, bandwidth, lower) in devices.items():
+                peak, share = (lower, 2) if lower and halves else (full, 1)
+                limit = max(work / peak, single / share / bandwidth)
                 row[f"{name}: derived ms"] = f"{limit:.3g}"
-            row |= {"this machine: derived ms": f"{floor:.3g}", "measured ms": f"{measured:.3g}"}
-            rows.append(row | {"share of the limit": f"{floor / measured:.0%}"})
+            rows.append(row | {"measured ms": f"{measured:.3g}", "share of the limit": f"{limit / measured:.0%}"})
     return pd.DataFrame(rows)
 
 

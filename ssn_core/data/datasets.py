@@ -158,7 +158,7 @@ def _check_one(name: str, category: str, root: Path) -> list[str]:
         return [f"PROBLEM {problem}" for problem in problems]
     remark = "the counts as expected" if expected else "no published counts to compare with"
     masks = "" if found.has_masks else "; no masks, so pixel metrics will be n/a"
-    light = brightness.remark(found.train, found.test)
+    light = brightness.remark(found.test)
     return [f"OK {found.title}: {found.counts}, {remark}{masks}{light} ({root})"]
 
 

@@ -184,8 +184,7 @@ class MilNet(PooledMap):
     smooth maximum (after Pinheiro and Collobert, CVPR 2015, who pool segmentation maps so), and no noise is put on
     anything."""
 
-    def pooled(self, low_map: Tensor) -> Tensor:
-        return smooth_maximum(low_map)
+    pooled = staticmethod(smooth_maximum)
 
 
 class MemoryNet(MapScored):

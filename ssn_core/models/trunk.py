@@ -33,7 +33,7 @@ def to_tensor(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 def equally_bright(pixels: Tensor, white: float = 1.0) -> Tensor:
     """Images (B, 3, H, W), 0 black and ``white`` white, each times the factor that gives it ImageNet's mean grey value
-    (light multiplies what a surface reflects)."""
+    (light multiplies what a surface reflects). What is brighter than white then stays so."""
     grey = pixels.mean((1, 2, 3), keepdim=True).clamp(min=white / 255)  # a black image stays black
     return pixels * (white * sum(IMAGENET_MEAN) / 3 / grey)
 

@@ -8,37 +8,26 @@ about six times fewer operations than convolving Y itself.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 BLUR_SIGMA = 4.0  # pixels of the image
 
 
 def interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> Tensor:
-    """Bilinear interpolation of one axis as a matrix (n_out, n_in), float64; torch's conventions."""
-    position = torch.arange(n_out, dtype=torch.float64)
-    if align_corners:
-        position = position * ((n_in - 1) / max(n_out - 1, 1))
-    else:
-        position = ((position + 0.5) * (n_in / n_out) - 0.5).clamp(min=0)
-    low = position.floor().long().clamp(max=n_in - 1)
-    high = (low + 1).clamp(max=n_in - 1)
-    weight = position - low
-    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
-    rows = torch.arange(n_out)
-    matrix[rows, low] += 1 - weight
-    matrix[rows, high] += weight
-    return matrix
+    """Bilinear interpolation of one axis as a matrix (n_out, n_in), float64: torch's own, of every unit vector."""
+    units = torch.eye(n_in, dtype=torch.float64)[None]
+    return F.interpolate(units, n_out, mode="linear", align_corners=align_corners)[0].T.contiguous()
 
 
 def pooling_matrix(n: int) -> Tensor:
     """3-tap average of one axis, stride 1, zero padding counted: a tridiagonal matrix (n, n) of thirds."""
-    ones = torch.ones(n, dtype=torch.float64)
-    return (torch.diag(ones) + torch.diag(ones[:-1], 1) + torch.diag(ones[:-1], -1)) / 3
+    return F.avg_pool1d(torch.eye(n, dtype=torch.float64)[None], 3, stride=1, padding=1)[0]
 
 
 def upscale_matrix(n_in: int, n_out: int) -> Tensor:
@@ -58,16 +47,7 @@ def shifted_stack(matrix: Tensor, taps: int) -> Tensor:
 
 def gaussian_blur_matrix(n: int) -> Tensor:
     """Gaussian blur of one axis, kernel 2*ceil(3 sigma)+1, mirrored at the border: a matrix (n, n)."""
-    radius = math.ceil(3 * BLUR_SIGMA)
-    offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets.double() / BLUR_SIGMA) ** 2)
-    kernel = kernel / kernel.sum()
-    matrix = torch.zeros(n, n, dtype=torch.float64)
-    for i in range(n):
-        source = (i + offsets).remainder(max(2 * (n - 1), 1))  # reflection without repeating the edge has this period
-        source = torch.minimum(source, 2 * (n - 1) - source) if n > 1 else torch.zeros_like(source)
-        matrix[i].index_add_(0, source, kernel)
-    return matrix
+    return torch.from_numpy(gaussian_filter1d(np.eye(n), BLUR_SIGMA, axis=0, mode="mirror", truncate=3))
 
 
 @lru_cache(maxsize=64)
