@@ -16,6 +16,7 @@ import yaml
 
 from report.quantities import FILES, SOURCES, TERMS, Quantity, resolve
 from ssn_core.errors import InputError
+from ssn_core.metrics import METRICS
 from ssn_core.study.differences import (
     CONFIRMED,
     OPEN,
@@ -102,7 +103,7 @@ def compare(comparisons: dict[str, dict[str, Any]], summary: dict[str, Any]) -> 
     for name, comparison in comparisons.items():
         left, right = (resolve(comparison[side], summary) for side in ("left", "right"))
         found, reason = weigh(left, right)
-        known = found and open_ended(found, left.rises, right.rises)
+        known = found and open_ended(found, left, right)
         outcome = place(known, comparison["margin"]) if known else OPEN
         if found and outcome == OPEN:
             reason = "not separated" if place(found, comparison["margin"]) == OPEN else "still rising"
@@ -116,7 +117,7 @@ def _judged(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     margin, least = float(check.get("margin", 0.0)), max(2, check.get("min_seeds", 2))
     limits = {name: check[name] for name in ("min_seeds", "min_steps", "terms") if name in check}
     found, reason = weigh(left, right, **limits)
-    known = found and open_ended(found, left.rises, right.rises)
+    known = found and open_ended(found, left, right)
     outcome = decide(known, check["op"], margin) if known else OPEN
     if found and outcome == OPEN:
         reason = "within the margin" if place(found, margin) == "same" else "not separated"
@@ -162,4 +163,5 @@ def _lacking(side: Quantity, min_seeds: int, min_steps: int) -> str:
         return "one run" if side.n == 1 else "too few seeds"
     if side.source == "runs" and side.conditions["steps"] < min_steps:
         return "training too short"
-    return "too few evaluations" if side.settles and side.rise is None else ""
+    learnt = side.source == "runs" and side.metric in METRICS and side.statistic == "mean"
+    return "too few evaluations" if learnt and side.rise is None else ""

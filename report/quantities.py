@@ -6,11 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ssn_core.metrics import METRICS
 from ssn_core.study.differences import Sample
 from ssn_core.study.reference import PUBLISHED_RUNS
 from ssn_core.study.results import PAIRED, only
-from ssn_core.study.trend import RISE
 
 SOURCES = ("runs", "log", "course", "published", "speed", "bench", "counters", "value")
 FILES = ("log", "course", "published", "speed")
@@ -26,8 +24,7 @@ _COMMANDS = {"bench": "make bench", "counters": "python -m ssn_core.bench.counte
 class Quantity(Sample):
     """A number and where it comes from. ``value`` is None when it is missing, ``command`` is what would make it.
 
-    ``rise``: what the metric still gained over the last third of the evaluations (:func:`ssn_core.study.trend.rise`),
-    None where that is not known. ``setting``: what must be shared by two sides that are compared seed by seed.
+    ``setting``: what must be shared by two sides that are compared seed by seed.
     """
 
     source: str
@@ -40,20 +37,7 @@ class Quantity(Sample):
     unit: str | None = None
     conditions: dict[str, Any] | None = None
     command: str | None = None
-    rise: float | None = None
     setting: dict[str, Any] | None = None
-
-    @property
-    def settles(self) -> bool:
-        """Whether it is a metric that training improves, so that it may still have risen when training ended; a
-        memory is filled and not trained."""
-        trained = self.conditions is None or self.conditions.get("method") != "memory"
-        return self.source == "runs" and self.metric in METRICS and self.statistic == "mean" and trained
-
-    @property
-    def rises(self) -> bool:
-        """Whether its trainings ended while it rose."""
-        return self.settles and self.rise is not None and self.rise > RISE
 
 
 def resolve(spec: dict[str, Any], summary: dict[str, Any]) -> Quantity:

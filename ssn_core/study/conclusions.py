@@ -18,7 +18,6 @@ from ssn_core.study import reference, tables
 from ssn_core.study.differences import Sample, difference, open_ended, place
 from ssn_core.study.labels import BACKBONES, data_label, experiment_label, method_label
 from ssn_core.study.results import Group, Outcome, groups
-from ssn_core.study.trend import RISE
 
 _ORDER = {"more": "higher", "less": "lower"}
 
@@ -49,10 +48,10 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
     shown = " against ".join(f"{name} {_text(sample)}" for name, sample in zip(names, samples, strict=True))
     if (found := difference(*samples, paired=left.pairs_with(right))) is None:
         return f"{shown}: open, one seed has no spread"
-    if any(side.may_rise and f"{metric} rise" not in side.values for side in (left, right) if metric in METRICS):
+    if metric in METRICS and any(sample.rise is None for sample in samples):
         return f"{shown}: open, too few evaluations to tell whether it had settled"
     interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
-    known = open_ended(found, *(_rises(side, metric) for side in (left, right)))
+    known = open_ended(found, *samples)
     so_far, word = (_ORDER.get(place(each, 0.0)) for each in (found, known))
     if word:
         return f"{shown}: {word} by {abs(found.value):.3f} ({interval})"
@@ -60,11 +59,6 @@ def _contrast(left: Group, right: Group, metric: str) -> str:
         return f"{shown}: no difference to three decimals"
     behind = f"{names[found.value > 0]} still rising when training ended; " if so_far else ""
     return f"{shown}: open, {behind}{interval}"
-
-
-def _rises(group: Group, metric: str) -> bool:
-    """Whether the seeds' trainings ended while the metric rose."""
-    return group.values.get(f"{metric} rise", {"mean": 0.0})["mean"] > RISE
 
 
 def _reported(left: Group, right: Group, metric: str) -> str:

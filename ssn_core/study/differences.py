@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from ssn_core.study.trend import RISE
+
 CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "open"
 OPERATORS = (">", ">=", "<", "<=", "==")
 CONFIDENCE = 0.95
@@ -29,7 +31,8 @@ class Sample:
 
     ``n`` counts the runs behind a mean and is None for what is exact: a count, a log's entry, a printed figure.
     ``seeds``: the value of every seed where they are known (published means have none). ``low`` and ``high``: least and
-    greatest of repeated timings.
+    greatest of repeated timings. ``rise``: what a metric still gained when training ended
+    (:func:`ssn_core.study.trend.rise`); None where that is not known.
     """
 
     value: float | None
@@ -38,6 +41,7 @@ class Sample:
     seeds: dict[str, float] | None = None
     low: float | None = None
     high: float | None = None
+    rise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,10 @@ def difference(left: Sample, right: Sample, paired: bool = False, least: int = 2
     return Difference(value, low, high, exact=not samples)
 
 
-def open_ended(found: Difference, left_rises: bool, right_rises: bool) -> Difference:
+def open_ended(found: Difference, left: Sample, right: Sample) -> Difference:
     """The difference as far as it is known of sides whose training ended while they rose: they would have ended higher
     by who knows how much. A rising side can be ahead; it is never behind, and never equal."""
+    left_rises, right_rises = ((side.rise or 0.0) > RISE for side in (left, right))
     high = math.inf if left_rises else found.high
     return replace(found, low=-math.inf if right_rises else found.low, high=high)
 

@@ -17,17 +17,13 @@ from ssn_core.study.run_values import constant_share
 from ssn_core.study.style import bilingual
 
 
+@bilingual
 def noise_fields(runs: Sequence[RunResult], language: str = "en") -> Figure | None:
     """Features and mask, then either noise of the same RMS, over all channels and in one of them; of the first run.
     Where that kept no noise a printed line says how to make it again."""
-    if runs and runs[0].noise is None:
-        print(older(runs[0], "noise field"))
-    return _noise_fields([run for run in runs[:1] if run.noise is not None], language=language)
-
-
-@bilingual
-def _noise_fields(runs: Sequence[RunResult], language: str) -> Figure:
-    [run] = runs
+    run = runs[0]
+    if run.noise is None:
+        return print(older(run, "noise field"))
     figure, axes = plt.subplots(2, 4, figsize=(6.3, 3.4), width_ratios=[1.15, 1, 1, 1])
     field = {name: values.astype(float) for name, values in run.noise.items() if name != "image"}
     shown = axes[0, 0].imshow(field["features"], cmap="viridis")

@@ -64,11 +64,6 @@ class Group:
         """What names the group; ``setting`` says in words what else than data and backbone departs from the preset."""
         return {name: getattr(self.config, name) for name in _KEY[:-1]} | {"setting": _setting(self.config)}
 
-    @property
-    def may_rise(self) -> bool:
-        """Whether it was trained in steps, so that a metric may still have risen at the end; a memory is filled."""
-        return self.config.method != "memory"
-
     @functools.cached_property
     def values(self) -> dict[str, dict[str, Any]]:
         """Per value of a run (:func:`run_values`) what :func:`aggregate` makes of the seeds."""
@@ -83,7 +78,8 @@ class Group:
         found = self.values.get(metric)
         if found is None or found["n"] < len(self.runs):
             return None
-        return Sample(value=found["mean"], std=found["std"], n=found["n"], seeds=found["seeds"])
+        rise = self.values.get(f"{metric} rise", {}).get("mean")
+        return Sample(value=found["mean"], rise=rise, **{name: found[name] for name in ("std", "n", "seeds")})
 
 
 def finished(outcomes: Iterable[Outcome]) -> list[RunResult]:

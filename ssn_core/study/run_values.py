@@ -34,6 +34,8 @@ def run_values(result: RunResult) -> dict[str, float]:
     values["noise-to-features"] = sigma / scale if sigma and scale else None
     values |= {f"brightness {name}": value for name, value in result.info["data"].get("brightness", {}).items()}
     values |= _late(history) | _operating_points(result) | _on_logits(metrics)
+    if result.config.method == "memory":  # it is filled and not trained, so nothing can still have risen
+        values |= {f"{name} rise": 0.0 for name in METRICS}
     numbers = {name: float(v) for name, v in values.items() if isinstance(v, (int, float, np.number))}
     return {name: v for name, v in numbers.items() if math.isfinite(v)}
 

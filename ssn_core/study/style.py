@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
-from matplotlib.ticker import Formatter
 
 from ssn_core.files import write_atomic
 from ssn_core.study.labels import LANGUAGES
@@ -42,13 +41,12 @@ def bilingual(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None
 
     @functools.wraps(draw)
     def drawn(data: Any, *rest: Any, language: str = "en", **options: Any) -> Figure | None:
-        name = draw.__name__.strip("_")
         if not len(data):
-            return print(f"{name}: nothing to draw, no run of it is finished")
+            return print(f"{draw.__name__}: nothing to draw, no run of it is finished")
         with styled():
             made = draw(data, *rest, language=language, **options)
         if made is None:
-            return print(f"{name}: nothing to draw, nothing of it was measured")
+            return print(f"{draw.__name__}: nothing to draw, nothing of it was measured")
         if language == "it":
             _write_commas(made)
         plt.close(made)  # a notebook shows what its cell returns, not every open figure
@@ -58,31 +56,16 @@ def bilingual(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None
     return drawn
 
 
-class _Commas(Formatter):
-    """An axis's own formatter, with decimal commas."""
-
-    def __init__(self, own: Formatter) -> None:
-        self.own = own
-
-    def __call__(self, value: float, position: int | None = None) -> str:
-        return _with_commas(self.own(value, position))
-
-    def format_ticks(self, values: Sequence[float]) -> list[str]:
-        return [_with_commas(text) for text in self.own.format_ticks(values)]
-
-    def get_offset(self) -> str:
-        return _with_commas(self.own.get_offset())
-
-
 def _with_commas(text: str) -> str:
     return re.sub(r"(?<=\d)\.(?=\d)", "{,}" if "$" in text else ",", text)
 
 
 def _write_commas(figure: Figure) -> None:
     """Italian's decimal sign, on every axis and in every text."""
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(_Commas(axis.get_major_formatter()))
+    for formatter in {axis.get_major_formatter() for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)}:
+        ticks, offset = formatter.format_ticks, formatter.get_offset
+        formatter.format_ticks = lambda values, ticks=ticks: list(map(_with_commas, ticks(values)))
+        formatter.get_offset = lambda offset=offset: _with_commas(offset())
     for text in figure.findobj(Text):
         text.set_text(_with_commas(text.get_text()))
 

@@ -17,11 +17,10 @@ import pandas as pd
 
 from ssn_core.files import write_atomic
 from ssn_core.metrics import METRICS, NOT_AVAILABLE
-from ssn_core.runs.config import RunConfig
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, results
 from ssn_core.study.differences import difference
-from ssn_core.study.labels import BACKBONES, data_name, experiment_label, method_label, metric_label
+from ssn_core.study.labels import BACKBONES, data_label, data_name, experiment_label, method_label, metric_label
 from ssn_core.study.results import Outcome
 
 finished = results.finished
@@ -95,7 +94,7 @@ def worth(outcomes: Iterable[Outcome], base: str, metrics: Sequence[str]) -> pd.
     rows = []
     for group in groups:
         if group.config.experiment != base and (other := bases.get(_place(group))) is not None:
-            names = [data_name(group.config.dataset, group.config.category), method_label(group.config)]
+            names = [data_label(group.config), method_label(group.config)]
             shown = [_difference(group, other, metric) for metric in metrics]
             rows.append([*names, BACKBONES[group.config.backbone], f"{len(group.runs)} / {len(other.runs)}", *shown])
     against = f"against {experiment_label(base)}"
@@ -153,7 +152,7 @@ def missing(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     for group in results.groups(outcomes):
         if group.absent:
             seeds = " ".join(str(o.config.seed) for o in group.absent)
-            rows.append([*_names(group.config), seeds, group.absent[0].command])
+            rows.append([method_label(group.config), data_label(group.config), seeds, group.absent[0].command])
     return pd.DataFrame(rows, columns=["method", "data", "seeds", "command"])
 
 
@@ -162,7 +161,7 @@ def runs(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     rows = []
     for outcome in outcomes:
         config = outcome.config
-        method, data = _names(config)
+        method, data = method_label(config), data_label(config)
         row = {"method": method, "data": data, "seed": str(config.seed), "backbone": BACKBONES[config.backbone]}
         row |= {"epochs": str(config.epochs), "batch_size": str(config.batch_size), "status": NOT_RUN}
         if isinstance(outcome, RunResult):
@@ -172,11 +171,6 @@ def runs(outcomes: Iterable[Outcome]) -> pd.DataFrame:
             row |= {"test": str(info["data"]["test"]), "note": info["note"]}
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
-
-
-def _names(config: RunConfig) -> tuple[str, str]:
-    bound = "" if config.beta is None else f", β = {config.beta:g}"
-    return experiment_label(config.experiment) + bound, data_name(config.dataset, config.category)
 
 
 def beta_means(runs: Iterable[RunResult], metric: str) -> pd.DataFrame:

@@ -18,15 +18,14 @@ from ssn_core.study.style import PUBLISHED, bilingual, legend_below
 _LEARNED = ("I-AUROC", "seg-I-AUROC", "AUPRO")  # metrics shown over the training
 
 
+@bilingual
 def learning(outcomes: Sequence[Outcome], language: str = "en") -> Figure | None:
     """Test metrics against optimiser steps, one row per category: ours where evaluated during training, and the course
     report's training log (thin; its steps are epochs times batches of 32). No point but the last is a result. None
     where neither a log nor an evaluated history exists."""
-    return _learning([o for o in outcomes if _has_learning(outcomes, o.config.category)], language=language)
-
-
-@bilingual
-def _learning(outcomes: Sequence[Outcome], language: str) -> Figure:
+    outcomes = [o for o in outcomes if _has_learning(outcomes, o.config.category)]
+    if not outcomes:
+        return None
     categories = list(dict.fromkeys(o.config.category for o in outcomes))
     size = (6.3, 1.0 + 1.45 * len(categories))
     figure, axes = plt.subplots(len(categories), len(_LEARNED), figsize=size, sharex=True, sharey=True, squeeze=False)
