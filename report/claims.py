@@ -122,6 +122,7 @@ def _judged(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     if found and outcome == OPEN:
         reason = "within the margin" if place(found, margin) == "same" else "not separated"
         reason = reason if decide(found, check["op"], margin) == OPEN else "still rising"
+    wanting = [side for side in (left, right) if side.value is None or (side.n is not None and side.n < least)]
     return {
         "left": asdict(left),
         "op": check["op"],
@@ -130,13 +131,8 @@ def _judged(check: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
         "difference": asdict(found) if found else None,
         "outcome": outcome,
         "reason": reason,
-        "command": next((side.command for side in (left, right) if _wanting(side, least)), None),
+        "command": wanting[0].command if wanting else None,
     }
-
-
-def _wanting(side: Quantity, least: int) -> bool:
-    """Whether more runs of a side would help."""
-    return side.value is None or (side.n is not None and side.n < least)
 
 
 def weigh(

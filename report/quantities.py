@@ -34,7 +34,6 @@ class Quantity(Sample):
     times: float = 1.0
     plus: float = 0.0
     label: dict[str, str] | None = None
-    unit: str | None = None
     conditions: dict[str, Any] | None = None
     command: str | None = None
     setting: dict[str, Any] | None = None
@@ -84,9 +83,9 @@ def _from_rows(bare: Quantity, summary: dict[str, Any]) -> Quantity:
     if bare.source == "published":
         fields = {"std": row["std"], "n": PUBLISHED_RUNS}
     if bare.source == "bench":
-        fields = {"conditions": {"text": row["conditions"], **{name: row[name] for name in TERMS}}}
+        fields = {"conditions": {name: row[name] for name in TERMS}}
         if column == "value":
-            fields |= {"low": row["spread_low"], "high": row["spread_high"], "unit": row["unit"]}
+            fields |= {"low": row["spread_low"], "high": row["spread_high"]}
     return _scaled(bare, value=row[column], **fields)
 
 
@@ -99,8 +98,8 @@ def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
     found = group["values"][bare.metric]
     if found["n"] < group["n"]:  # not defined for all of them
         return bare
-    fields: dict[str, Any] = {name: group[name] for name in ("method", "epochs", "steps", "n", "device", "backbone")}
-    fields = {"conditions": fields, "setting": {name: group[name] for name in PAIRED}}
+    fields: dict[str, Any] = {"conditions": {name: group[name] for name in ("steps", "n")}}
+    fields["setting"] = {name: group[name] for name in PAIRED}
     if bare.statistic == "mean" and bare.metric not in DETERMINISTIC:
         fields |= {name: found[name] for name in ("std", "n", "seeds")}
         fields["rise"] = group["values"].get(f"{bare.metric} rise", {}).get("mean")
@@ -109,6 +108,5 @@ def _from_runs(bare: Quantity, summary: dict[str, Any]) -> Quantity:
 
 def missing_command(where: dict[str, Any], summary: dict[str, Any]) -> str | None:
     """The command of the first run of a set that is not there yet, or None when the profile's runs are all there."""
-    keys = ("experiment", "dataset", "category", "beta", "backbone", "edge")
-    fitting = [c for c in summary["commands"] if all(c[k] == where[k] for k in keys if k in where)]
-    return next((c["command"] for c in fitting if not c["there"]), None)
+    absent = (command for command in summary["commands"] if not command["there"])
+    return next((c["command"] for c in absent if all(c[k] == v for k, v in where.items() if k in c)), None)

@@ -29,7 +29,6 @@ from ssn_core.runs.profiles import (
     matched_control,
     project_root,
     run_command,
-    simplenet_like,
 )
 from ssn_core.runs.result import TOP, RunResult, find_run
 from ssn_core.study.reference import NEAR_ONE, log_statistics, reference
@@ -95,7 +94,7 @@ def _below(root: Path, folder: Path) -> Path:
 def wanted_runs(profile: Profile) -> list[RunConfig]:
     """The runs that the report is about: on real data three seeds of each that the profile names, and of every other
     experiment of the full protocol at scenario A's cost."""
-    configs = _named(profile)
+    configs = profile.known()
     if profile.synthetic:
         return configs
     full = load_profile("full")
@@ -113,19 +112,13 @@ def _models(profile: Profile) -> list[RunConfig]:
     return [config for config in profile.configs("scenario_a") if not config.edge]
 
 
-def _named(profile: Profile) -> list[RunConfig]:
-    """Every run of a profile's notebooks that is known beforehand, each once; see :mod:`ssn_core.runs.plan`."""
-    configs = [config for name in profile.experiments for config in profile.configs(name)]
-    return list(dict.fromkeys([*configs, *map(simplenet_like, profile.configs("unsupervised"))]))
-
-
 def _outcomes(root: Path, profile: Profile) -> list[Outcome]:
     """What there is of the wanted runs, or of better ones, and of the controls matched to them."""
     store = _below(root, profile.store)
     outcomes = [_find(config, store) for config in wanted_runs(profile)]
     if profile.name == "cpu":
         full = load_profile("full")
-        better = [_find(config, _below(root, full.store)) for config in _named(full)]
+        better = [_find(config, _below(root, full.store)) for config in full.known()]
         taken = {_data(run.config) for run in finished(better)}
         reduced = [outcome for outcome in outcomes if _data(outcome.config) not in taken]
         outcomes = [*(outcome for outcome in better if _data(outcome.config) in taken), *reduced]

@@ -45,10 +45,10 @@ def export_int8(run: RunResult, path: Path | None, data_root: str | None = None,
     size = run.config.image_size
     threshold, truth = Threshold.of(run), Truth.of(dataset.test, size)
     with tempfile.TemporaryDirectory() as folder:
-        exact = write_float32(run, Path(folder, "float32.onnx"), threshold.value)
+        exact = write_float32(run, Path(folder, "float32.onnx"))
         rough = write_int8(exact, Path(folder, "int8.onnx"), (_read(image, size) for image in chosen))
         calls = [session(file) for file in (exact, rough)]
-        before, after = (_outputs(run, call, dataset, size) for call in calls)
+        before, after = (_outputs(run, call, dataset) for call in calls)
         log(f"calibrated on {len(chosen)} good training images, measured on {len(truth.labels)} test images")
         if refused := _compared(before, after, truth, threshold, log):
             raise InputError(f"{path} is not written: {refused}; export without --int8")
@@ -73,8 +73,8 @@ def _read(image: Path, size: tuple[int, int]) -> np.ndarray:
     return resize_bilinear(read_image(image), size)
 
 
-def _outputs(run: RunResult, call: Call, dataset: Dataset, size: tuple[int, int]) -> Outputs:
-    pairs = [call(_read(sample.image, size)) for sample in dataset.test]
+def _outputs(run: RunResult, call: Call, dataset: Dataset) -> Outputs:
+    pairs = [call(_read(sample.image, run.config.image_size)) for sample in dataset.test]
     maps, scores = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return Outputs(scores, maps, run.config.pixel_values)
 

@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from ssn_core.runs.profiles import (
     matched_control,
     project_root,
     run_command,
-    simplenet_like,
 )
 from ssn_core.runs.result import Log, find_run, load_run
 
@@ -38,7 +36,7 @@ class Plan:
     def of(cls, name: str) -> Plan:
         """The plan of ``profiles/<name>.yaml`` on this machine."""
         profile = load_profile(name)
-        reasons = {c: None if profile.synthetic else profile.unavailable(c) for c in _shown_by_notebooks(profile)}
+        reasons = {c: None if profile.synthetic else profile.unavailable(c) for c in profile.known()}
         left_out = [NotRun(config, reason) for config, reason in reasons.items() if reason is not None]
         return cls(profile, {c.run_id: c for c, reason in reasons.items() if reason is None}, left_out)
 
@@ -106,14 +104,6 @@ class Plan:
         if run_id not in self.runs:
             raise InputError(f"profile {self.profile.name!r} has no run {run_id!r} that this machine can make")
         return self.runs[run_id]
-
-
-def _shown_by_notebooks(profile: Profile) -> Iterator[RunConfig]:
-    """Every run that is known beforehand; notebook 05 adds SimpleNet under the conditions of the unsupervised runs."""
-    for experiment in profile.experiments:
-        yield from profile.configs(experiment)
-        if experiment == "unsupervised":
-            yield from map(simplenet_like, profile.configs(experiment))
 
 
 def _from_checkout(path: Path) -> str:

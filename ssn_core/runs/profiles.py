@@ -66,6 +66,13 @@ class Profile:
         entries = given if isinstance(given, list) else [given]
         return [config for entry in entries for config in _expand(experiment, self.defaults, entry)]
 
+    def known(self) -> list[RunConfig]:
+        """Every run of the notebooks that is known beforehand, each once; notebook 05 adds SimpleNet under the
+        conditions of the unsupervised runs."""
+        configs = [config for name in self.experiments for config in self.configs(name)]
+        peers = (simplenet_like(config) for config in configs if config.experiment == "unsupervised")
+        return list(dict.fromkeys([*configs, *peers]))
+
     def run(self, runs: str | list[RunConfig], device: str | None = None, log: Log = print) -> list[RunResult | NotRun]:
         """Run or load one experiment on the report's backbones, or what is given; see :func:`ssn_core.run`."""
         from ssn_core.runs.store import run  # loads torch, which reading finished runs does without
