@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from urllib.request import Request
 import matplotlib.pyplot as plt
 import pytest
 from studied import config_of, fake_run
-from support import quiet, tiny_config
+from support import halt, quiet, tiny_config
 
 import ssn_core as ssn
 from ssn_core.__main__ import main
@@ -68,6 +69,27 @@ def run(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunRes
     """One run of one epoch, for what is made of a run."""
     store = tmp_path_factory.mktemp("store")
     return ssn.run(tiny_config(epochs=1), store, data_root=tiny_sets, device="cpu", log=quiet)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> ssn.RunResult:
+    """One whole run, evaluated every epoch and with held-out images: what an interrupted one must equal; read only."""
+    config = tiny_config(epochs=3, eval_every=1, validation_fraction=0.25)
+    return ssn.run(config, tmp_path_factory.mktemp("finished"), data_root=tiny_sets, device="cpu", log=quiet)
+
+
+@pytest.fixture
+def copied(finished: ssn.RunResult, tmp_path: Path) -> ssn.RunResult:
+    """The finished run in a store of its own, to be damaged."""
+    return ssn.load_run(shutil.copytree(finished.path, tmp_path / finished.path.name))
+
+
+@pytest.fixture
+def halted(finished: ssn.RunResult, tiny_sets: Path, tmp_path: Path) -> Path:
+    """The folder of the finished run's configuration, interrupted after its second epoch: two checkpoints."""
+    folder = halt(finished.config, tmp_path, tiny_sets, at="epoch 2/3")
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "checkpoint.previous.pt"}
+    return folder
 
 
 @pytest.fixture(autouse=True)

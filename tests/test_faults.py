@@ -14,28 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from support import COMPARED, assert_same_bits, halt, quiet, tiny_config
+from support import COMPARED, assert_same_bits, quiet, tiny_config
 
 import ssn_core as ssn
 from ssn_core import files
 from ssn_core.data import datasets
 from ssn_core.errors import InputError
 from ssn_core.runs import runner
-from ssn_core.runs.result import RunResult, load_run
+from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return run(tiny_config(epochs=3), tmp_path_factory.mktemp("store"), tiny_sets, log=quiet)
-
-
-@pytest.fixture
-def copied(finished: RunResult, tmp_path: Path) -> RunResult:
-    """The finished run in a store of its own, to be damaged."""
-    return load_run(shutil.copytree(finished.path, tmp_path / finished.path.name))
 
 
 # --- killed
@@ -113,11 +102,12 @@ print(kills, ends + 1, resumed)
 """
 
 
-def test_thirty_kills_and_two_at_once_end_with_the_same_bits(tiny_sets: Path, tmp_path: Path) -> None:
+def test_thirty_kills_and_two_at_once_end_with_the_same_bits(
+    finished: RunResult, tiny_sets: Path, tmp_path: Path
+) -> None:
     """SIGKILL at random moments of preparation, training, evaluation and writing, in a home that cannot be written."""
-    config = tiny_config(epochs=3, eval_every=1, validation_fraction=0.25)
     home = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": "/proc/nobody", "TORCH_HOME": "/proc/nobody"}
-    arguments = ["-c", KILLS, json.dumps(config.as_dict()), str(tiny_sets), ",".join(COMPARED)]
+    arguments = ["-c", KILLS, json.dumps(finished.config.as_dict()), str(tiny_sets), ",".join(COMPARED)]
     done = subprocess.run([sys.executable, *arguments], env=os.environ | home, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     kills, ends, resumed = map(int, done.stdout.split())
@@ -125,14 +115,6 @@ def test_thirty_kills_and_two_at_once_end_with_the_same_bits(tiny_sets: Path, tm
 
 
 # --- damaged checkpoints
-
-
-@pytest.fixture
-def halted(tiny_sets: Path, tmp_path: Path) -> Path:
-    """The folder of the finished run's configuration, interrupted after its second epoch: two checkpoints."""
-    folder = halt(tiny_config(epochs=3), tmp_path, tiny_sets, at="epoch 2/3")
-    assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "checkpoint.previous.pt"}
-    return folder
 
 
 class Hostile:

@@ -24,6 +24,7 @@ from ssn_core.errors import InputError, Stopped
 from ssn_core.runs import checkpoint, guard, runner
 from ssn_core.runs.guard import LOCK, owned
 from ssn_core.runs.profiles import run_command
+from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
 from ssn_core.runs.trainer import Trainer
 
@@ -43,7 +44,7 @@ from ssn_core.__main__ import main
 from ssn_core.runs.trainer import Trainer
 epoch = Trainer.epoch
 def slow(self):
-    time.sleep(60 if self.epochs_done == 3 else 0)
+    time.sleep(60 if self.epochs_done == 2 else 0)
     return epoch(self)
 Trainer.epoch = slow
 sys.exit(main(sys.argv[1:]))
@@ -168,38 +169,36 @@ def test_a_run_is_locked_while_it_trains_and_not_after(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_terminated_run_saves_ends_with_one_line_and_resumes_bit_for_bit(
-    number: signal.Signals, tiny_sets: Path, tmp_path: Path
+    number: signal.Signals, finished: RunResult, tiny_sets: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(epochs=5, eval_every=2)
+    config = finished.config
     command = [*run_command(config).split()[3:], "--data-root", str(tiny_sets), "--store", str(tmp_path / "stopped")]
     with process("-c", SLOW, *command, cwd=tmp_path) as other:
         for line in other.stdout:
-            if "epoch 3/5" in line:
+            if "epoch 2/3" in line:
                 break
         other.send_signal(number)
         out, err = other.communicate(timeout=60)
     assert other.returncode == 130 and "Traceback" not in out + err
     (line,) = (line for line in err.splitlines() if line.startswith("ssn: "))
     folder = tmp_path / "stopped" / config.run_id
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["trainer"]["epochs_done"] == 3
-    assert "epoch 3 of 5 is saved, and the same command goes on" in line
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["trainer"]["epochs_done"] == 2
+    assert "epoch 2 of 3 is saved, and the same command goes on" in line
     assert {path.name for path in folder.iterdir()} == {"checkpoint.pt"}
     lines: list[str] = []
     resumed = run(config, tmp_path / "stopped", tiny_sets, log=lines.append)
-    assert any("training on cpu, epoch 3 of 5" in line for line in lines)
-    whole = run(config, tmp_path / "whole", tiny_sets, log=quiet)
-    assert_same_bits(resumed.path, whole.path)
+    assert any("training on cpu, epoch 2 of 3" in line for line in lines)
+    assert_same_bits(resumed.path, finished.path)
 
 
 @pytest.mark.parametrize("where", ["epoch", "evaluation", "checkpoint", "results"])
 def test_wherever_it_is_interrupted_a_whole_epoch_is_saved(
-    where: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, finished: RunResult, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a step, in an evaluation after it, while a checkpoint is written, and while results are."""
-    config = tiny_config(epochs=3, eval_every=1)
     places = {
         "epoch": (Trainer, "train_batch", 5),  # two batches an epoch
-        "evaluation": (runner.evaluate, "measure", 2),
+        "evaluation": (runner.evaluate, "measure", 3),  # twice an evaluation: test images, held-out images
         "checkpoint": (checkpoint, "write_bytes", 2),
         "results": (runner, "write_csv", 1),
     }
@@ -215,11 +214,11 @@ def test_wherever_it_is_interrupted_a_whole_epoch_is_saved(
     monkeypatch.setattr(owner, name, interrupting)
     saved = {"epoch": 2, "evaluation": 1, "checkpoint": 2, "results": 3}[where]
     with pytest.raises(Stopped, match=f"epoch {saved} of 3 is saved"):
-        run(config, tmp_path / "stopped", tiny_sets, checkpoint_seconds=0, log=quiet)
+        run(finished.config, tmp_path / "stopped", tiny_sets, checkpoint_seconds=0, log=quiet)
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    resumed, whole = (run(config, tmp_path / store, tiny_sets, log=quiet) for store in ("stopped", "whole"))
-    assert_same_bits(resumed.path, whole.path)
+    resumed = run(finished.config, tmp_path / "stopped", tiny_sets, log=quiet)
+    assert_same_bits(resumed.path, finished.path)
 
 
 # --- faults of the machine

@@ -54,18 +54,6 @@ def assert_noise_field(field: dict[str, np.ndarray], bound: float) -> None:
     assert 0 < np.abs(field["channel"][1]).max() <= bound * (1 + 1e-6)
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    config = tiny_config(epochs=3, eval_every=1, validation_fraction=0.25)
-    return run(config, tmp_path_factory.mktemp("store"), tiny_sets, log=quiet)
-
-
-@pytest.fixture
-def copied(finished: RunResult, tmp_path: Path) -> RunResult:
-    """The finished run in a store of its own, to be damaged."""
-    return load_run(shutil.copytree(finished.path, tmp_path / finished.path.name))
-
-
 # --- what a run leaves
 
 
@@ -78,8 +66,9 @@ def test_run_folder_holds_what_it_should(finished: RunResult) -> None:
     assert (info["format"], info["status"], info["seed"]) == (FORMAT, "finished", 0)
     assert (info["epochs_done"], info["steps"]) == (3, 6)
     assert info["run_id"] == finished.path.name == finished.config.run_id
-    counts = {k: v for k, v in info["data"].items() if k != "fingerprint"}
+    counts = {k: v for k, v in info["data"].items() if k not in ("fingerprint", "brightness")}
     assert counts == {"train": 8, "train_defective": 0, "train_used": 6, "test": 7, "test_defective": 4}
+    assert info["data"]["brightness"].keys() == {"training", "normal", "defective", "auroc"}
     assert len(info["data"]["fingerprint"]) == 64 and set(info["versions"]) >= {"python", "torch", "numpy", "ssn_core"}
     assert info["noise"]["std"] == pytest.approx(0.4 * info["noise"]["feature_std"])
     assert info["wall_seconds"] > 0 and info["device"] == "cpu"
@@ -212,35 +201,27 @@ def test_every_kind_of_run_resumes_bit_for_bit(name: str, tiny_sets: Path, tmp_p
         np.testing.assert_array_equal(whole.noise[name], resumed.noise[name])
 
 
-@pytest.fixture
-def halted(tiny_sets: Path, tmp_path: Path) -> tuple[RunConfig, Path]:
-    """An interrupted run: its configuration and its checkpoint."""
-    config = tiny_config(epochs=3)
-    return config, halt(config, tmp_path, tiny_sets, at="epoch 2/3") / "checkpoint.pt"
-
-
 @pytest.mark.parametrize(("field", "value"), [("format", 0), ("config", {"seed": 9}), ("fingerprint", "0" * 64)])
 def test_checkpoint_of_something_else_is_refused(
-    halted: tuple[RunConfig, Path], tiny_sets: Path, field: str, value: Any
+    finished: RunResult, halted: Path, tiny_sets: Path, field: str, value: Any
 ) -> None:
-    config, path = halted
+    path = halted / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     state[field] = state[field] | value if isinstance(value, dict) else value
     torch.save(state, path)
     with pytest.raises(InputError) as caught:
-        run(config, path.parents[1], tiny_sets, log=quiet)
+        run(finished.config, halted.parent, tiny_sets, log=quiet)
     assert f"belongs to another {field}" in str(caught.value) and str(path) in str(caught.value)
     assert "delete the folder" in str(caught.value)
 
 
 def test_data_that_changed_since_the_checkpoint_are_refused(
-    halted: tuple[RunConfig, Path], tiny_sets: Path, tmp_path: Path
+    finished: RunResult, halted: Path, tiny_sets: Path, tmp_path: Path
 ) -> None:
-    config, path = halted
     shutil.copytree(tiny_sets / "ring", tmp_path / "data" / "ring")
     (tmp_path / "data" / "ring" / "train" / "good" / "000.png").unlink()
     with pytest.raises(InputError, match="belongs to another fingerprint"):
-        run(config, path.parents[1], tmp_path / "data", log=quiet)
+        run(finished.config, halted.parent, tmp_path / "data", log=quiet)
 
 
 # --- folders that are not this run's
@@ -318,9 +299,9 @@ def spoil_from(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_non_finite_loss_is_an_error_and_keeps_the_last_good_checkpoint(
-    epoch: int, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epoch: int, finished: RunResult, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(epochs=4)
+    config = finished.config
     spoil_from(monkeypatch, epoch)
     with pytest.raises(NonFiniteLoss, match=f"not finite .*checkpoint of epoch {epoch - 1}.*lower adaptor_lr"):
         run(config, tmp_path, tiny_sets, log=quiet)
@@ -330,10 +311,7 @@ def test_non_finite_loss_is_an_error_and_keeps_the_last_good_checkpoint(
     assert state["trainer"]["epochs_done"] == epoch - 1 == len(state["history"])
     assert all(value.isfinite().all() for value in state["trainer"]["model"].values())
     monkeypatch.undo()  # whatever caused it is gone: the run continues from there, and ends as if never interrupted
-    monkeypatch.setattr(runner, "git_revision", lambda: None)
-    assert_equal_runs(
-        run(config, tmp_path, tiny_sets, log=quiet), run(config, tmp_path / "whole", tiny_sets, log=quiet)
-    )
+    assert_equal_runs(run(config, tmp_path, tiny_sets, log=quiet), finished)
 
 
 @pytest.mark.parametrize(("name", "epoch"), [("learned_noise_v1", 3), ("learned_noise_v2", 1)])
