@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from studied import config_of, fake_run
-from support import halt, quiet, tiny_checkout, tiny_config
+from support import halt, tiny_checkout, tiny_config
 
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
@@ -22,7 +22,6 @@ from ssn_core.runs.plan import Plan
 from ssn_core.runs.presets import parse_fields, preset
 from ssn_core.runs.profiles import load_profile, matched_control
 from ssn_core.runs.result import load_run
-from ssn_core.runs.store import run
 from ssn_core.study import tables
 from ssn_core.study.run_values import run_values
 
@@ -64,10 +63,9 @@ def test_what_this_machine_cannot_run_is_left_out_with_a_line(tmp_path: Path, mo
 
 
 def test_a_control_is_known_by_its_learned_run_even_to_the_process_that_makes_it(checkout: Path) -> None:
-    sets, plan = make_synthetic(checkout / "data" / "synthetic"), Plan.of("tiny")
+    plan = Plan.of("tiny")
     (learned,) = plan.controlled
-    result = run(plan.runs[learned], checkout / "store", sets, log=quiet)
-    control = matched_control(result)
+    control = matched_control(fake_run(checkout / "store", plan.runs[learned]))
     assert plan.add_control(learned) == control.run_id
     for known in (plan, Plan.of("tiny")):
         words = shlex.split(known.command(control.run_id))
