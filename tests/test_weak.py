@@ -62,20 +62,22 @@ def assert_complete(result: RunResult) -> None:
     assert {"pixel_precision", "roc_score_tpr"} <= set(result.curves)
 
 
-def test_weak_training_runs_with_the_training_masks_deleted(plates: Path, tmp_path: Path) -> None:
-    result = run(tiny_config("weak_gap_cam"), tmp_path / "store", without_masks(plates), log=quiet)
-    assert_complete(result)
-    assert type(ssn.load_model(result.path)) is ssn.GapCamNet
-    assert (result.history.loss_map == 0).all() and (result.history.loss_image > 0).all()
-
-
-def test_weak_training_never_asks_for_a_training_mask(
+def test_weak_training_opens_no_training_mask_and_is_the_same_when_they_are_deleted(
     plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The masks are there, and reading one would fail the test; those of the test set are read for the metrics."""
+    """Where the masks are there, reading one would fail the test; those of the test set are read for the metrics."""
     asked = guard(monkeypatch, is_training_mask)
-    assert_complete(run(tiny_config("weak_gap_cam"), tmp_path / "store", plates, log=quiet))
+    config = tiny_config("weak_gap_cam")
+    with_masks = run(config, tmp_path / "with", plates, log=quiet)
     assert asked and {path.parent.name for path in asked} == {"test"}
+    without = run(config, tmp_path / "without", without_masks(plates), log=quiet)
+    for result in (with_masks, without):
+        assert_complete(result)
+    assert type(ssn.load_model(without.path)) is ssn.GapCamNet
+    assert (without.history.loss_map == 0).all() and (without.history.loss_image > 0).all()
+    for name in ("metrics.json", "history.csv", "model.safetensors"):
+        assert (with_masks.path / name).read_bytes() == (without.path / name).read_bytes()
+    assert with_masks.info["data"] == without.info["data"]
 
 
 def test_the_guard_notices_a_training_mask(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,15 +85,6 @@ def test_the_guard_notices_a_training_mask(plates: Path, tmp_path: Path, monkeyp
     guard(monkeypatch, is_training_mask)
     with pytest.raises(AssertionError, match="_GT.png was opened"):
         run(tiny_config("weak_gap_cam_as_published"), tmp_path / "store", plates, log=quiet)
-
-
-def test_result_is_the_same_with_and_without_the_masks(plates: Path, tmp_path: Path) -> None:
-    config = tiny_config("weak_gap_cam")
-    with_masks = run(config, tmp_path / "with", plates, log=quiet)
-    without = run(config, tmp_path / "without", without_masks(plates), log=quiet)
-    for name in ("metrics.json", "history.csv", "model.safetensors"):
-        assert (with_masks.path / name).read_bytes() == (without.path / name).read_bytes()
-    assert with_masks.info["data"] == without.info["data"]
 
 
 def test_a_half_trained_weak_run_resumes_after_its_masks_are_deleted(plates: Path, tmp_path: Path) -> None:
