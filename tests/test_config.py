@@ -9,23 +9,13 @@ import pytest
 
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.presets import PRESETS, preset
+from ssn_core.runs.presets import preset
 
 
 def refused(**fields: Any) -> str:
     with pytest.raises(InputError) as caught:
         RunConfig(**fields)
     return str(caught.value)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_preset_differs_from_the_baseline_only_in_what_it_names(name: str) -> None:
-    made, base = preset(name).as_dict(), RunConfig().as_dict()
-    changed = {field for field in made if made[field] != base[field]}
-    assert changed - {"experiment"} == {
-        field for field, value in PRESETS[name].items() if value != RunConfig.model_fields[field].default
-    }
-    assert made["experiment"] == name
 
 
 def test_presets_hold_the_published_protocol() -> None:
