@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from support import VARIANTS, calibrate, enliven
 from torch import Tensor, nn
 
 from ssn_core import fold
 from ssn_core.errors import InputError
-from ssn_core.models.detectors import Detector, GapCamNet, SuperSimpleNet
-from ssn_core.models.losses import focal, map_loss
+from ssn_core.models.detectors import Detector, SuperSimpleNet
 
 LOGITS = 1e-4
 SIZE = (64, 48)
@@ -85,26 +82,6 @@ def test_any_batch_and_any_size(name: str) -> None:
         assert_equal_logits(model, folded, images(batch, size))
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_after_a_few_training_steps(name: str) -> None:
-    model = make(name, "resnet18").train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    with torch.no_grad():
-        layers = model.trunk(images(3))
-    size = [model.upscaling * side for side in layers[0].shape[2:]]
-    for step in range(4):
-        rng = torch.Generator().manual_seed(step)
-        masks = (torch.rand(6, 1, *size, generator=rng) > 0.8).float()
-        maps, scores = model.noisy_forward(*layers, masks, torch.randn(6, model.channels, *size, generator=rng))
-        loss = focal(scores, torch.arange(6) % 2)
-        loss = loss if isinstance(model, GapCamNet) else loss + map_loss(maps, masks)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
-    assert_equal_logits(model, fold(model), images(2))
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize("size", [(256, 256), (640, 232)])
 def test_on_imagenet_weights(size: tuple[int, int], weights_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,19 +129,6 @@ def test_a_folded_model_is_not_folded_again() -> None:
 def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(InputError, match="call model.eval"):
         fold(make("ssn-linear-raw-stopped").train())
-
-
-def test_predict_takes_a_path_a_picture_and_an_array(tmp_path: Path) -> None:
-    model = make("ssn-linear-raw-stopped")
-    folded = fold(model)
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    wanted = model.predict(pixels)
-    for image in (tmp_path / "picture.png", str(tmp_path / "picture.png"), Image.fromarray(pixels), pixels):
-        found = folded.predict(image)
-        assert found.score == pytest.approx(wanted.score, abs=LOGITS)
-        assert found.map_score == pytest.approx(wanted.map_score, abs=LOGITS)
-        assert found.anomaly_map.shape == SIZE and np.abs(found.anomaly_map - wanted.anomaly_map).max() < LOGITS
 
 
 def test_folding_and_predicting_leaves_training_possible() -> None:

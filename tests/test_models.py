@@ -236,11 +236,6 @@ def test_predict_refuses_a_model_in_training_mode(model: Detector) -> None:
         net.predict(np.zeros((8, 8, 3), np.uint8))
 
 
-def test_unknown_backbone_is_refused() -> None:
-    with pytest.raises(InputError, match="backbone='resnet34' is unknown"):
-        SuperSimpleNet("resnet34")
-
-
 def test_the_smooth_maximum_lies_between_mean_and_maximum_and_shares_the_gradient() -> None:
     maps = torch.randn(3, 5, 7, generator=rng()).requires_grad_()
     pooled = smooth_maximum(maps)
