@@ -39,6 +39,18 @@ for _adaptor in ADAPTORS:
     _add(f"simplenet-{_adaptor}", SimpleNet, adaptor=_adaptor)
 
 
+#: one name of every method, the adaptors and readings that are told apart most among them
+ONE_OF_EACH = [
+    "ssn-linear-raw-stopped",
+    "ssn-conv3x3_bn_relu-adapted-joined",
+    "gap_cam-linear",
+    "mil-linear",
+    "simplenet-linear",
+]
+#: height and width of a small image
+SIZE = (64, 48)
+
+
 def enliven(model: Detector, seed: int = 0) -> Detector:
     """Make nothing special: random affine weights, biases and running statistics everywhere, in the trunk too."""
     rng = torch.Generator().manual_seed(seed)
@@ -71,6 +83,18 @@ def calibrate(model: Detector, images: Tensor, steps: int = 4) -> Detector:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
+
+
+def images(batch: int, size: tuple[int, int] = SIZE, seed: int = 1) -> Tensor:
+    """(B, 3, H, W) of standard normal noise."""
+    return torch.randn(batch, 3, *size, generator=rng(seed))
+
+
+def lively(name: str, backbone: str = "efficientnet_lite0", size: tuple[int, int] = SIZE) -> Detector:
+    """A variant with nothing at its default: random affine parameters, statistics of its own inputs; in eval mode."""
+    torch.manual_seed(0)
+    model = enliven(VARIANTS[name](backbone=backbone, image_size=size))
+    return calibrate(model, images(4, size, seed=2))
 
 
 def tiny_config(name: str = "scenario_a", **changes: Any) -> RunConfig:

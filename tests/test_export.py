@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_fold import SIZE, make
+from support import SIZE, lively
 from torch import Tensor
 
 import ssn_core as ssn
@@ -44,7 +44,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 def test_any_batch_gives_the_plain_forms_logits(
     name: str, backbone: str, equal_brightness: bool, tmp_path: Path
 ) -> None:
-    model = make(name, backbone)
+    model = lively(name, backbone)
     model.trunk.equal_brightness = equal_brightness
     session = open_session(export.write_onnx(model, tmp_path / "model.onnx", {}, 0.0))
     for count in (1, 3):
@@ -116,7 +116,7 @@ def test_a_decision_that_differs_is_refused(
 def test_a_missing_package_is_one_line(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"export needs {package}, which is not installed; pip install"):
-        export.write_onnx(make("simplenet-linear", "efficientnet_lite0"), tmp_path / "m.onnx", {}, 0.0)
+        export.write_onnx(lively("simplenet-linear", "efficientnet_lite0"), tmp_path / "m.onnx", {}, 0.0)
     assert not list(tmp_path.iterdir())
 
 

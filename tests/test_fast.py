@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from support import VARIANTS, enliven, relative, rng
+from support import ONE_OF_EACH, VARIANTS, enliven, relative, rng
 from torch import Tensor, nn
 
 from ssn_core.fast.masked import Masked
@@ -176,16 +176,7 @@ def test_every_kind_of_mask(name: str, masks: str) -> None:
     assert_equal_forms(name, masks=masks)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ssn-linear-raw-stopped",
-        "ssn-conv3x3_bn_relu-adapted-joined",
-        "gap_cam-linear",
-        "mil-linear",
-        "simplenet-linear",
-    ],
-)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_published_losses_in_single_precision(name: str) -> None:
     """float32, ResNet18's channels, real losses."""
     first = make(name, "resnet18")

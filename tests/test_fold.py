@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import VARIANTS, calibrate, enliven
+from support import ONE_OF_EACH, SIZE, VARIANTS, images, lively
 from torch import Tensor, nn
 
 from ssn_core import fold
@@ -14,27 +14,8 @@ from ssn_core.errors import InputError
 from ssn_core.models.detectors import Detector, SuperSimpleNet
 
 LOGITS = 1e-4
-SIZE = (64, 48)
 #: KolektorSDD2's width: layer2 has 29 columns, an odd number
 WIDE = (80, 232)
-ONE_OF_EACH = [
-    "ssn-linear-raw-stopped",
-    "ssn-conv3x3_bn_relu-adapted-joined",
-    "gap_cam-linear",
-    "mil-linear",
-    "simplenet-linear",
-]
-
-
-def images(batch: int, size: tuple[int, int] = SIZE, seed: int = 1) -> Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
-
-
-def make(name: str, backbone: str = "efficientnet_lite0", size: tuple[int, int] = SIZE) -> Detector:
-    """A model with nothing at its default: random affine parameters, statistics of its own inputs."""
-    torch.manual_seed(0)
-    model = enliven(VARIANTS[name](backbone=backbone, image_size=size))
-    return calibrate(model, images(4, size, seed=2))
 
 
 def assert_equal_logits(model: Detector, folded: nn.Module, batch: Tensor) -> None:
@@ -48,19 +29,19 @@ def assert_equal_logits(model: Detector, folded: nn.Module, batch: Tensor) -> No
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("joined")])
 def test_every_variant_equals_its_plain_form(name: str) -> None:
-    model = make(name)
+    model = lively(name)
     assert_equal_logits(model, fold(model), images(2))
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "wide_resnet50_2", "efficientnet_lite0"])
 def test_every_trunk_on_an_odd_number_of_columns(backbone: str) -> None:
-    model = make("ssn-linear-raw-stopped", backbone, WIDE)
+    model = lively("ssn-linear-raw-stopped", backbone, WIDE)
     assert_equal_logits(model, fold(model), images(1, WIDE))
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
 def test_with_equal_brightness_light_changes_nothing(backbone: str) -> None:
-    model, batch = make("ssn-linear-raw-stopped", backbone), images(2)
+    model, batch = lively("ssn-linear-raw-stopped", backbone), images(2)
     mean, std = model.trunk.mean, model.trunk.std
     darker = (0.6 * (batch * std + mean) - mean) / std
     with torch.no_grad():
@@ -76,7 +57,7 @@ def test_with_equal_brightness_light_changes_nothing(backbone: str) -> None:
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_any_batch_and_any_size(name: str) -> None:
-    model = make(name, "resnet18")
+    model = lively(name, "resnet18")
     folded = fold(model)
     for batch, size in ((1, SIZE), (5, SIZE), (2, WIDE), (32, (32, 32)), (2, SIZE)):
         assert_equal_logits(model, folded, images(batch, size))
@@ -96,7 +77,7 @@ def test_on_imagenet_weights(size: tuple[int, int], weights_dir: Path, monkeypat
 
 
 def test_the_model_is_left_alone() -> None:
-    model = make("ssn-linear-raw-stopped")
+    model = lively("ssn-linear-raw-stopped")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     folded = fold(model)
     folded(images(1))
@@ -106,7 +87,7 @@ def test_the_model_is_left_alone() -> None:
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_training_the_model_on_does_not_reach_its_twin(name: str) -> None:
-    model = make(name)
+    model = lively(name)
     folded, batch = fold(model), images(1)
     with torch.no_grad():
         wanted = [x.clone() for x in folded(batch)]
@@ -117,7 +98,7 @@ def test_training_the_model_on_does_not_reach_its_twin(name: str) -> None:
 
 def test_no_batch_norm_is_left() -> None:
     for backbone in ("resnet18", "efficientnet_lite0"):
-        folded = fold(make("ssn-conv3x3_bn_relu-raw-stopped", backbone))
+        folded = fold(lively("ssn-conv3x3_bn_relu-raw-stopped", backbone))
         assert not [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
@@ -128,13 +109,13 @@ def test_a_folded_model_is_not_folded_again() -> None:
 
 def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(InputError, match="call model.eval"):
-        fold(make("ssn-linear-raw-stopped").train())
+        fold(lively("ssn-linear-raw-stopped").train())
 
 
 def test_folding_and_predicting_leaves_training_possible() -> None:
     """Matrices are cached and shared; those that prediction made must not be inference tensors."""
     size = (40, 72)  # no other test uses it, so that prediction is what fills the cache
-    model = make("ssn-linear-raw-stopped", size=(64, 64))
+    model = lively("ssn-linear-raw-stopped", size=(64, 64))
     with torch.inference_mode():
         fold(model)(images(1, size))
         model(images(1, size))
@@ -145,7 +126,7 @@ def test_folding_and_predicting_leaves_training_possible() -> None:
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_torch_export_accepts_it(name: str) -> None:
-    model = make(name)
+    model = lively(name)
     program = torch.export.export(fold(model), (images(2),))
     assert_equal_logits(model, program.module(), images(2, seed=5))
 
@@ -153,6 +134,6 @@ def test_torch_export_accepts_it(name: str) -> None:
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_torch_compile_accepts_it(backend: str) -> None:
     torch._dynamo.reset()
-    model = make("ssn-linear-raw-stopped")
+    model = lively("ssn-linear-raw-stopped")
     compiled = torch.compile(fold(model), backend=backend, fullgraph=True)
     assert_equal_logits(model, compiled, images(2))

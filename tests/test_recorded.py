@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import calibrate, enliven
-from torch import Tensor
+from support import SIZE, images, lively
 
 from ssn_core import InputError, fold
 from ssn_core.fast.recorded import Recorded
-from ssn_core.models.detectors import Detector, SuperSimpleNet
+from ssn_core.models.detectors import Detector
 
-SIZE = (64, 48)
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
 ]
 
 
-def images(seed: int) -> Tensor:
-    return torch.randn(3, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def model() -> Detector:
-    torch.manual_seed(0)
-    return calibrate(enliven(SuperSimpleNet("resnet18", image_size=SIZE)), images(9))
+    return lively("ssn-linear-raw-stopped", "resnet18")
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -37,8 +30,8 @@ def test_every_call_gives_the_logits_of_its_images(
     recorded = Recorded(fold(model).to(device, dtype), 3, SIZE)
     for seed in range(3):
         with torch.no_grad():
-            wanted = model(images(seed))
-        found = recorded(images(seed).to(dtype))
+            wanted = model(images(3, seed=seed))
+        found = recorded(images(3, seed=seed).to(dtype))
         for a, b in zip(found, wanted, strict=True):
             assert a.device.type == "cpu" and a.dtype == dtype
             assert (a.float() - b).abs().max() < close * max(1.0, float(b.std()))
@@ -47,13 +40,13 @@ def test_every_call_gives_the_logits_of_its_images(
 @pytest.mark.parametrize("device", DEVICES)
 def test_two_under_way_do_not_disturb_each_other(model: Detector, device: str) -> None:
     first, second = (Recorded(fold(model).to(device), 3, SIZE) for _ in range(2))
-    alone = [[x.clone() for x in first(images(seed))] for seed in (0, 1)]
-    first.start(images(0))
-    second.start(images(1))
+    alone = [[x.clone() for x in first(images(3, seed=seed))] for seed in (0, 1)]
+    first.start(images(3, seed=0))
+    second.start(images(3, seed=1))
     for found, wanted in zip((first.finish(), second.finish()), alone, strict=True):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))
 
 
 def test_another_shape_is_refused(model: Detector) -> None:
     with pytest.raises(InputError, match=r"recorded for images of shape \(3, 3, 64, 48\), got \(2, 3, 64, 48\)"):
-        Recorded(fold(model), 3, SIZE)(images(0)[:2])
+        Recorded(fold(model), 3, SIZE)(images(2))
