@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import PRESETS, preset
 from ssn_core.runs.store import run
 
+#: the checkout under test
+ROOT = Path(__file__).resolve().parents[1]
 #: what no interruption and no fault may change by one bit
 COMPARED = ("metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "model.safetensors")
 
@@ -138,12 +141,36 @@ def assert_same_bits(first: Path, second: Path) -> None:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
+class Hostile:
+    """Unpickled by a careless reader, it makes the file ``mark``."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """For a process that finds what it stands in: without this machine's data and this checkout's package."""
+    return {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")} | changes
+
+
+def copy_checkout(root: Path, *names: str) -> Path:
+    """Copy files and folders of the checkout to the same places below root, caches and built PDFs left out."""
+    for name in names:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.pdf")
+            shutil.copytree(ROOT / name, root / name, ignore=ignored)
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    return root
+
+
 def tiny_checkout(root: Path, experiments: dict[str, Any], **defaults: Any) -> Path:
     """What the queue needs, copied, with a profile "tiny" of runs on the synthetic sets; its store is root/store."""
-    here = Path(__file__).resolve().parents[1]
-    for name in ("ssn_core", "profiles"):
-        shutil.copytree(here / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(here / "Snakefile", root)
+    copy_checkout(root, "ssn_core", "profiles", "Snakefile")
     usual = RunConfig().as_dict()
     fields = {k: v for k, v in tiny_config(**defaults).as_dict().items() if v != usual[k]}
     del fields["experiment"], fields["category"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from studied import EPOCHS, SIZE, fake_run
-from support import quiet
+from support import ROOT, quiet
 
 from ssn_core import InputError, load_profile, preset
 from ssn_core.bench import forms, show
@@ -23,7 +23,6 @@ from ssn_core.bench.tradeoff import tradeoff
 from ssn_core.metrics import evaluate
 from ssn_core.models.product import product
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "side": 64, "turns": 1, "seconds": 0.1, "models": [["baseline", "resnet18"], ["scenario_a", "efficientnet_lite0"]],
     "training": [["scenario_a", "efficientnet_lite0"]], "precisions": [], "sides": [], "batches": [], "images": [4],

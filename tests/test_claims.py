@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import ROOT
 
 from report.claims import compare, judge, load_claims, load_comparisons, weigh
 from report.quantities import Quantity, missing_command, resolve
@@ -14,7 +15,7 @@ from ssn_core.errors import InputError
 from ssn_core.study.differences import CONFIRMED, OPEN, REFUTED
 from ssn_core.study.results import aggregate
 
-LEDGER = Path(__file__).parents[1] / "report" / "claims.yaml"
+LEDGER = ROOT / "report" / "claims.yaml"
 COMPARISONS = LEDGER.with_name("comparisons.yaml")
 A_SCREW = {"experiment": "scenario_a", "category": "screw"}
 B_SCREW = {"experiment": "scenario_b", "category": "screw"}

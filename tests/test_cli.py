@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT, environment
 
 import ssn_core as ssn
 from ssn_core.__main__ import main
@@ -20,7 +21,6 @@ from ssn_core.runs import store
 from ssn_core.runs.presets import parse_fields, preset
 from ssn_core.runs.profiles import run_command
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = [
     "dataset=synthetic",
     "category=ring",
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line_and_code_two(
 def test_no_traceback_from_the_command_itself(words: list[str], message: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *words],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path, capture_output=True, text=True,
+        env=environment(PYTHONPATH=str(ROOT)), cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(message)
@@ -95,7 +95,7 @@ for words in [[], ["--help"], *([name, "--help"] for name in names)]:
 heavy = {"torch", "pandas", "numpy", "matplotlib", "scipy"} & sys.modules.keys()
 assert not heavy, heavy
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     commands = ("train", "evaluate", "predict", "check", "export", "run", "bench", "cost")
     for command in commands:
@@ -106,7 +106,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tiny_sets: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "ssn_core", "check", str(tiny_sets)]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +12,8 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from support import ROOT, copy_checkout, environment
 
-ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```\w+\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
 #: what the page leaves to the reader's machine: ResNet34's weights, and minutes
 TOY = "epochs=1 batch_size=2 image_size=64,64 --data-root data --store build/runs --device cpu"
@@ -25,9 +23,7 @@ TOY = "epochs=1 batch_size=2 image_size=64,64 --data-root data --store build/run
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with the page's lines at the end of their tables, and a folder of eight pictures in MVTec AD's layout."""
     backbone, noise, *_ = BLOCKS
-    copy = tmp_path_factory.mktemp("contributing") / "project"
-    for folder in ("ssn_core", "profiles", "data/reference"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = copy_checkout(tmp_path_factory.mktemp("contributing") / "project", "ssn_core", "profiles", "data/reference")
     names = copy / "ssn_core" / "models" / "names.py"
     source = names.read_text(encoding="utf-8")
     for table, line in (("BACKBONES", backbone), ("FIXED_NOISES", noise)):
@@ -44,8 +40,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: list[str], checkout: Path) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")}
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=checkout, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -71,7 +66,7 @@ def test_a_notebook_is_found_executed_and_stored(checkout: Path) -> None:
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     (checkout / "notebooks").mkdir()
     nbformat.write(book, checkout / "notebooks" / "99_toy.ipynb")
-    shutil.copy(ROOT / "Makefile", checkout)
+    copy_checkout(checkout, "Makefile")
     done = run(["make", "notebooks", f"PYTHON={sys.executable}"], checkout)
     assert done.returncode == 0, done.stderr
     stored = nbformat.read(checkout / "notebooks" / "99_toy.ipynb", as_version=4)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from support import ROOT
 from torch import nn
 
 from ssn_core.bench import counters
 
-COMMITTED = Path(__file__).parents[1] / "data" / "results" / counters.FILE
+COMMITTED = ROOT / "data" / "results" / counters.FILE
 
 
 def test_the_profiler_skips_a_padding_given_by_name() -> None:

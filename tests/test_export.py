@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import SIZE, lively
+from support import ROOT, SIZE, lively
 from torch import Tensor
 
 import ssn_core as ssn
@@ -128,7 +128,7 @@ def test_the_example_inspects_a_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the file alone: scores as ``predict`` gives them from the same files, once each, and broken files named."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    monkeypatch.syspath_prepend(ROOT / "examples")
     example, session, seen = importlib.import_module("inspect_folder"), open_session(exported[0]), set()
     smooth = Image.fromarray(pictures(1, (9, 7))[0]).resize((150, 110), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "a,b.png")

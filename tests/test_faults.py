@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import COMPARED, assert_same_bits, quiet, tiny_config
+from support import COMPARED, ROOT, Hostile, assert_same_bits, environment, quiet, tiny_config
 
 import ssn_core as ssn
 from ssn_core import files
@@ -23,9 +23,6 @@ from ssn_core.errors import InputError
 from ssn_core.runs import runner
 from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-
 
 # --- killed
 
@@ -106,23 +103,16 @@ def test_thirty_kills_and_two_at_once_end_with_the_same_bits(
     finished: RunResult, tiny_sets: Path, tmp_path: Path
 ) -> None:
     """SIGKILL at random moments of preparation, training, evaluation and writing, in a home that cannot be written."""
-    home = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": "/proc/nobody", "TORCH_HOME": "/proc/nobody"}
+    home = {"HOME": "/proc/nobody", "TORCH_HOME": "/proc/nobody"}
+    here = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", **home)
     arguments = ["-c", KILLS, json.dumps(finished.config.as_dict()), str(tiny_sets), ",".join(COMPARED)]
-    done = subprocess.run([sys.executable, *arguments], env=os.environ | home, cwd=tmp_path, capture_output=True)
+    done = subprocess.run([sys.executable, *arguments], env=here, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     kills, ends, resumed = map(int, done.stdout.split())
     assert kills == 30 and ends >= 2 and resumed >= 10
 
 
 # --- damaged checkpoints
-
-
-class Hostile:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 def damage(path: Path, how: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import COMPARED, assert_same_bits, quiet, tiny_config
+from support import COMPARED, ROOT, assert_same_bits, environment, quiet, tiny_config
 
 from ssn_core import files
 from ssn_core.__main__ import main
@@ -28,7 +28,6 @@ from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
 from ssn_core.runs.trainer import Trainer
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -52,9 +51,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def process(*arguments: str, **changes: Any) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    here = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS=str(torch.get_num_threads()))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-u", *arguments], env=environment, **pipes | changes)
+    return subprocess.Popen([sys.executable, "-u", *arguments], env=here, **pipes | changes)
 
 
 @pytest.fixture

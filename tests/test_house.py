@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from ssn_core.runs.profiles import load_profile
 
-ROOT = Path(__file__).resolve().parents[1]
 #: what each room may import besides itself; ``errors`` and ``files`` lie under all of them
 BELOW = {
     "data": set(),

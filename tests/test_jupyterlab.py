@@ -22,8 +22,8 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 from PIL import Image
+from support import ROOT, copy_checkout, environment
 
-ROOT = Path(__file__).resolve().parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 WINDOW = (1090, 1080)
@@ -47,10 +47,8 @@ def until(true: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the notebooks read; they write beside it, and no tracked file is touched."""
-    copy = tmp_path_factory.mktemp("lab") / "supersimplenet"
-    for folder in ("ssn_core", "notebooks", "profiles", "data/reference", "data/results", "figures"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
-    return copy
+    names = ("ssn_core", "notebooks", "profiles", "data/reference", "data/results", "figures")
+    return copy_checkout(tmp_path_factory.mktemp("lab") / "supersimplenet", *names)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +69,7 @@ def server(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     command += ["--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
     log = own / "log.txt"
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, cwd=checkout, env=os.environ | settings, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=checkout, env=environment(**settings), stdout=out, stderr=out)
     address = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import tiny_checkout
+from support import ROOT, tiny_checkout
 
 from ssn_core.errors import InputError
 from ssn_core.runs import profiles, store
@@ -21,7 +21,7 @@ from ssn_core.runs.plan import Plan
 from ssn_core.runs.result import load_run
 from ssn_core.runs.trainer import Trainer
 
-KAGGLE = Path(__file__).resolve().parents[1] / "kaggle"
+KAGGLE = ROOT / "kaggle"
 
 
 def kernel(root: Path, minutes: float) -> subprocess.CompletedProcess[str]:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from support import ROOT
+
 from ssn_core.data.find import DATASETS
 from ssn_core.runs.presets import PRESETS, preset
 from ssn_core.study.labels import LABELS, LANGUAGES, METHOD_COLOURS, method_label
 
-ROOT = Path(__file__).resolve().parents[1]
 #: messages about data on disk name the set below the study, where labels cannot be imported
 ALLOWED = {ROOT / "ssn_core" / "data" / "find.py"}
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +18,13 @@ import pytest
 import yaml
 from PIL import Image
 from studied import config_of, dataset_for, fake_run
+from support import ROOT, copy_checkout, environment
 
 from ssn_core import InputError, load_profile, preset
 from ssn_core.inspection.gallery import example_config
 from ssn_core.runs import profiles
 from ssn_core.study import freeze, notebook
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 TABLES = (
     *("table2_scenarios", "table3_efficiency", "table4_learned_v1", "table5_beta", "table_beta_selection"),
@@ -69,19 +67,11 @@ def state(root: Path) -> dict[Path, int]:
     return {path.relative_to(root): path.stat().st_mtime_ns for path in files}
 
 
-def environment(**changes: str) -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")} | changes
-
-
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout in which `make report` ran; what it changed is in changed.txt."""
-    copy = tmp_path_factory.mktemp("checkout") / "project"
-    for folder in ("ssn_core", "notebooks", "profiles", "data/reference", "figures/diagrams", "report"):
-        shutil.copytree(
-            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        )
-    shutil.copy(ROOT / "Makefile", copy)
+    names = ("ssn_core", "notebooks", "profiles", "data/reference", "figures/diagrams", "report", "Makefile")
+    copy = copy_checkout(tmp_path_factory.mktemp("checkout") / "project", *names)
     shrink(copy / "profiles" / "demo.yaml")
     before = state(copy)
     command = ["make", "report", f"PYTHON={sys.executable}"]
@@ -280,8 +270,7 @@ def test_freezing_drops_times_paths_and_widgets_and_repeats_its_bytes(
 
 
 def test_a_new_result_makes_the_stored_notebooks_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("profiles", "data/reference"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+    copy_checkout(tmp_path, "profiles", "data/reference")
     for module in (freeze, profiles):
         monkeypatch.setattr(module, "project_root", lambda: tmp_path)
     book = nbformat.v4.new_notebook()

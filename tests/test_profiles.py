@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from studied import fake_run
-from support import quiet, tiny_config
+from support import ROOT, quiet, tiny_config
 
 from ssn_core.errors import InputError
 from ssn_core.models import weights
@@ -19,7 +19,7 @@ from ssn_core.runs.presets import PRESETS
 from ssn_core.runs.profiles import NotRun, Profile, load_profile, matched_control, project_root, run_command
 from ssn_core.runs.result import RunResult
 
-SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "profiles").glob("*.yaml"))
+SHIPPED = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 
 
 @pytest.fixture

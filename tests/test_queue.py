@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from studied import config_of, fake_run
-from support import halt, tiny_checkout, tiny_config
+from support import environment, halt, tiny_checkout, tiny_config
 
 from ssn_core.data.synthetic import make_synthetic
 from ssn_core.errors import InputError
@@ -98,8 +97,8 @@ def test_the_queue_goes_on_after_a_failure_resumes_and_runs_the_control(tmp_path
     halted = tiny_config(category="ring", epochs=3)
     halt(halted, root / "store", make_synthetic(root / "data" / "synthetic"), at="epoch 1/3")
     command = [sys.executable, "-m", "snakemake", "runs", "--cores", "2", "--config", "profile=tiny"]
-    environment = {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
+    options = {"cwd": root, "env": environment(), "capture_output": True, "text": True, "timeout": 900}
+    done = subprocess.run(command, **options)
     assert done.returncode == 1
     results = {load_run(path.parent).config.experiment: path.parent for path in root.glob("store/*/run.json")}
     assert results.keys() == {"scenario_a", "learned_noise_v2", "noise_control"}, done.stderr
@@ -110,6 +109,6 @@ def test_the_queue_goes_on_after_a_failure_resumes_and_runs_the_control(tmp_path
     assert [path.name for path in failed.iterdir()] == ["checkpoint.pt"]
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("ssn: "))
     assert failed.name in line and "the loss is not finite" in line
-    again = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
+    again = subprocess.run(command, **options)
     assert again.returncode == 1
     assert set(re.findall(r"wildcards: run_id=(\S+)", again.stderr)) == {failed.name}  # the others are finished

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from report_runs import flat, write_run
+from support import ROOT, copy_checkout
 
 from report.build import build_report, write_summary
 from report.summary import wanted_runs
@@ -26,7 +27,6 @@ from ssn_core.runs.profiles import load_profile
 pytest.importorskip("typst", reason="the report is compiled with the package typst")
 pymupdf = pytest.importorskip("pymupdf", reason="reading the PDFs back needs the package pymupdf")
 
-ROOT = Path(__file__).parents[1]
 FORBIDDEN = re.compile(r"\b(none|nan|inf|undefined|not found)\b", re.IGNORECASE)
 FIGURES, DIAGRAMS, TABLES = 20, 6, 15  # at least; diagrams are figures
 
@@ -44,14 +44,8 @@ def a_bottle(store: Path, value: float, seeds: int = 3, final_loss: float = 0.1,
 
 def checkout(folder: Path, figures: bool = True) -> Path:
     """What the report reads, without any result."""
-    shutil.copytree(ROOT / "report", folder / "report", ignore=shutil.ignore_patterns("*.pdf"))
-    shutil.copytree(ROOT / "data" / "reference", folder / "data" / "reference")
-    labels = folder / "ssn_core" / "study" / "labels.yaml"
-    labels.parent.mkdir(parents=True)
-    shutil.copy(ROOT / "ssn_core" / "study" / "labels.yaml", labels)
-    if figures and (ROOT / "figures").is_dir():
-        shutil.copytree(ROOT / "figures", folder / "figures")
-    return folder
+    names = ("report", "data/reference", "ssn_core/study/labels.yaml", *(["figures"] if figures else []))
+    return copy_checkout(folder, *names)
 
 
 def speed_rows(partial: bool = False) -> list[dict]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_runs import flat, write_run
+from support import ROOT
 
 from report.summary import summarise
 from ssn_core import preset
@@ -22,7 +23,6 @@ from ssn_core.study.results import aggregate
 from ssn_core.study.run_values import as_published, run_values
 from ssn_core.study.trend import RISE, rise
 
-ROOT = Path(__file__).parents[1]
 COST = {"epochs": 12, "batch_size": 4}
 CPU = load_profile("cpu")
 

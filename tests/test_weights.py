@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import Hostile
 
 from ssn_core.errors import InputError
 from ssn_core.models import weights
@@ -229,14 +230,6 @@ def test_one_flipped_byte_is_noticed(folder: Path, hub: Path, random_state: dict
     assert "the checksum of" in refused() and "in it is wrong" in refused()
     path.rename(path.with_name(HUB_NAME))
     assert "its SHA-256 begins with" in refused() and "its name says f37072fd" in refused()
-
-
-class Hostile:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 def test_a_hostile_file_runs_nothing_and_nobody_is_told_to_load_it_anyway(folder: Path, tmp_path: Path) -> None:

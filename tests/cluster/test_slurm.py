@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_checkout, tiny_config
+from support import COMPARED, environment, tiny_checkout, tiny_config
 
 from ssn_core.runs.profiles import run_command
 from ssn_core.runs.store import load_run
@@ -25,7 +25,6 @@ from ssn_core.runs.store import load_run
 SCRIPT = Path(__file__).with_name("slurm.sh")
 EPOCHS = 40
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
-COMPARED = ("metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "model.safetensors")
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,8 +40,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")}
-        self.environment |= {"SLURM_CONF": str(folder / "slurm.conf")}
+        self.environment = environment(SLURM_CONF=str(folder / "slurm.conf"))
         experiments = {"scenario_a": {"categories": ["ring", "weave"]}}
         self.root = tiny_checkout(folder / "checkout", experiments, epochs=EPOCHS)
         self.configs = [tiny_config(category=name, epochs=EPOCHS) for name in ("ring", "weave")]
