@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -213,8 +211,3 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the benchmark's process of Form\(kind='metrics'.*stopped"):
         bench.measure(profile(tmp_path, scale=[0, 32, 32]), "cpu", only="metrics at scale")
     assert not any(tmp_path.iterdir())
-
-
-def test_reading_a_table_loads_no_torch() -> None:
-    code = "import sys; from ssn_core.bench import counters, measure, show; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -384,4 +384,3 @@ def test_real_counts(dataset: str, category: str, defects: dict[str, int]) -> No
     assert found.counts == datasets.EXPECTED[(dataset, category)]
     marked = [s.defect for s in found.test if s.label]
     assert {name: marked.count(name) for name in set(marked)} == defects
-    assert all(line.startswith("OK") for line in check(REAL, dataset, category))

@@ -172,14 +172,6 @@ def test_a_difference_as_large_as_the_margin_is_rarely_called_equal(
     found = simulated(0.1, deviations, counts, paired)
     assert np.mean([decide(d, "==", 0.1) == CONFIRMED for d in found]) < 0.05
     assert np.mean([decide(d, "<=", 0.1) == REFUTED for d in found]) < 0.05
-    wide = [d for d in found if d.high - d.low > 0.2]
-    assert all(decide(d, "==", 0.1) != CONFIRMED for d in wide)
-
-
-def test_equality_is_never_confirmed_by_a_wide_spread() -> None:
-    found = simulated(0.0, (0.2, 0.2), (3, 3), paired=False)
-    assert np.mean([d.high - d.low > 0.04 for d in found]) > 0.99
-    assert not [d for d in found if d.high - d.low > 0.04 and decide(d, "==", 0.02) == CONFIRMED]
 
 
 def test_a_difference_that_is_there_is_found() -> None:

@@ -28,10 +28,6 @@ def test_methods_that_meet_in_a_figure_have_different_colours() -> None:
         assert len({labels.METHOD_COLOURS[name] for name in together}) == len(together)
 
 
-def test_the_stand_in_is_called_version_1() -> None:
-    assert labels.data_label(preset("supervised", dataset="ksdd1", category="ksdd1")) == "KolektorSDD (version 1)"
-
-
 def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(InputError, match="language='de'"):
         labels.pick("de", "yes", "sì")

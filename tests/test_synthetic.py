@@ -58,12 +58,6 @@ def test_sets_open_as_data_sets(drawn: Path, category: str) -> None:
     assert found.has_masks and found.title == f"synthetic {category}"
 
 
-def test_weak_training_on_plates_opens_no_training_mask(drawn: Path) -> None:
-    found = open_dataset("synthetic", "plates", drawn, training_masks=False)
-    assert [s.mask for s in found.train] == [None] * 4
-    assert sum(s.label for s in found.train) == 2
-
-
 def test_equal_seeds_give_equal_files(drawn: Path, tmp_path: Path) -> None:
     again = make_synthetic(tmp_path / "again", size=96, counts=FEW)
     other = make_synthetic(tmp_path / "other", seed=1, size=96, counts=FEW)

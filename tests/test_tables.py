@@ -112,12 +112,6 @@ def test_published_kolektorsdd2_is_never_given_to_the_stand_in() -> None:
     assert reference.course_report(stand_in.replace(experiment="weak_gap_cam_as_published")) == {}
 
 
-def test_controls_of_several_seeds_are_one_row(tmp_path: Path) -> None:
-    runs = [fake_run(tmp_path, config_of("noise_control", seed=s, noise_std=0.1 + s / 100)) for s in (0, 1)]
-    frame = tables.comparison(runs, ["I-AUROC"], references=False)
-    assert list(frame["n"]) == ["2"]
-
-
 def test_table5_gives_final_values_and_the_band_of_the_last_ten(sweep: list[RunResult]) -> None:
     on_screw = [not_run(preset("learned_noise_v2", category="screw", beta=beta)) for beta in (0.1, 0.5)]
     frame = tables.table5([*sweep, *on_screw])

@@ -48,7 +48,7 @@ def test_gradients_are_clipped_in_supervised_training_only(supervision: str) -> 
     assert all(norm > 1.5 for norm in seen) if supervision == "unsupervised" else max(seen) <= 1.0001
 
 
-def test_batch_normalisation_sees_doubled_batches_and_training_lowers_the_loss() -> None:
+def test_training_lowers_the_loss_and_a_row_has_its_parts_and_the_noises_loudness() -> None:
     trainer = make_trainer(tiny_config(epochs=12, head_lr=2e-3, adaptor_lr=1e-3, noise_std=2.0))
     losses = [trainer.epoch() for _ in range(12)]
     assert [row["epoch"] for row in losses] == list(range(1, 13)) and losses[-1]["step"] == 24
