@@ -12,7 +12,8 @@ from urllib.request import Request
 import matplotlib.pyplot as plt
 import pytest
 from studied import config_of, fake_run
-from support import halt, quiet, tiny_config
+from support import TINY, halt, quiet, tiny_config
+from trees import mask, picture
 
 import ssn_core as ssn
 from ssn_core.__main__ import main
@@ -90,6 +91,60 @@ def halted(finished: ssn.RunResult, tiny_sets: Path, tmp_path: Path) -> Path:
     folder = halt(finished.config, tmp_path, tiny_sets, at="epoch 2/3")
     assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "checkpoint.previous.pt"}
     return folder
+
+
+@pytest.fixture(scope="session")
+def parts(tiny_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """good/ with eight images beside three folders of defects, names with a comma and a space; read only."""
+    root = tmp_path_factory.mktemp("own") / "parts"
+    for folder in (tiny_sets / "ring" / "test").iterdir():
+        if folder.name != "good":
+            shutil.copytree(folder, root / folder.name)
+    (root / "good").mkdir()
+    for path in (tiny_sets / "ring" / "train" / "good").iterdir():
+        shutil.copy(path, root / "good" / f"a, {path.name}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(parts: Path) -> ssn.RunResult:
+    """A run on the good images of own parts alone."""
+    store = parts.parent / "store"
+    assert main(["train", str(parts / "good"), "--store", str(store), *TINY, "epochs=1"]) == 0
+    (folder,) = (path.parent for path in store.glob("*/run.json"))
+    return ssn.load_run(folder)
+
+
+@pytest.fixture
+def no_outside_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is found but what a test gives, in an empty working directory."""
+    monkeypatch.delenv("SSN_DATA_DIR", raising=False)
+    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(tmp_path / "no_kaggle"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def widgets(tmp_path: Path) -> Path:
+    """A sound category in MVTec's layout: 3 train, 2 good, 2 scratched."""
+    root = tmp_path / "sets" / "widgets"
+    for i in range(3):
+        picture(root / "train" / "good" / f"{i:03d}.png", 90 + i)
+    for i in range(2):
+        picture(root / "test" / "good" / f"{i:03d}.png", 120 + i)
+        picture(root / "test" / "scratch" / f"{i:03d}.png", 150 + i)
+        mask(root / "ground_truth" / "scratch" / f"{i:03d}_mask.png")
+    return root
+
+
+@pytest.fixture
+def ksdd(tmp_path: Path) -> Path:
+    """A sound folder in KolektorSDD2's layout: 4 train (1 defective), 3 test (1 defective)."""
+    root = tmp_path / "sets" / "KSDD2"
+    for split, first, count in (("train", 10000, 4), ("test", 20000, 3)):
+        for i in range(count):
+            picture(root / split / f"{first + i}.png", 90 + i)
+            mask(root / split / f"{first + i}_GT.png", marked=i == 1)
+    return root
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet, Su
 from ssn_core.models.names import ADAPTORS
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import PRESETS, preset
+from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
 
 #: the checkout under test
 ROOT = Path(__file__).resolve().parents[1]
+#: fields of a training of seconds, as a command line's words
+TINY = ["backbone=efficientnet_lite0", "image_size=64,64", "batch_size=4"]
 #: what no interruption and no fault may change by one bit
 COMPARED = ("metrics.json", "history.csv", "scores.csv", "curves.npz", "examples.npz", "model.safetensors")
 
@@ -134,6 +138,16 @@ def halt(config: RunConfig, store: Path, data: Path, at: str) -> Path:
     return store / config.run_id
 
 
+def refuse_constant(name: str) -> Any:
+    raise AssertionError(f"{name} in a JSON file")
+
+
+def assert_strict_json(folder: Path) -> None:
+    """No NaN and no Infinity in any of a run folder's JSON files."""
+    for path in folder.glob("*.json"):
+        json.loads(path.read_text(), parse_constant=refuse_constant)
+
+
 def assert_same_bits(first: Path, second: Path) -> None:
     """Of two run folders, in all that is compared."""
     assert first != second
@@ -166,6 +180,13 @@ def copy_checkout(root: Path, *names: str) -> Path:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
     return root
+
+
+def assert_equal_runs(first: RunResult, second: RunResult) -> None:
+    """Of one configuration, in two stores: the same bits, the same end."""
+    assert first.path.name == second.path.name
+    assert_same_bits(first.path, second.path)
+    assert first.info["status"] == second.info["status"] and first.info["steps"] == second.info["steps"]
 
 
 def tiny_checkout(root: Path, experiments: dict[str, Any], **defaults: Any) -> Path:

@@ -1,65 +1,20 @@
-"""Data sets found, indexed and refused: tiny trees in tmp_path, and the real sets where they are at hand."""
+"""Data sets indexed and refused: tiny trees in tmp_path."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from trees import mask, picture
 
 from ssn_core.data import datasets, layouts
-from ssn_core.data.datasets import check, find_root, open_dataset, write_labels
+from ssn_core.data.datasets import open_dataset, write_labels
 from ssn_core.errors import InputError
 
-SIZE = (12, 16)  # height, width
-
-
-@pytest.fixture(autouse=True)
-def _no_outside_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("SSN_DATA_DIR", raising=False)
-    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(tmp_path / "no_kaggle"))
-    monkeypatch.chdir(tmp_path)
-
-
-def picture(path: Path, value: int = 100, size: tuple[int, int] = SIZE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
-    return path
-
-
-def mask(path: Path, marked: bool = True, size: tuple[int, int] = SIZE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.zeros(size, np.uint8)
-    values[2:5, 3:6] = 255 * marked
-    Image.fromarray(values).save(path)
-    return path
-
-
-@pytest.fixture
-def widgets(tmp_path: Path) -> Path:
-    """A sound category in MVTec's layout: 3 train, 2 good, 2 scratched."""
-    root = tmp_path / "sets" / "widgets"
-    for i in range(3):
-        picture(root / "train" / "good" / f"{i:03d}.png", 90 + i)
-    for i in range(2):
-        picture(root / "test" / "good" / f"{i:03d}.png", 120 + i)
-        picture(root / "test" / "scratch" / f"{i:03d}.png", 150 + i)
-        mask(root / "ground_truth" / "scratch" / f"{i:03d}_mask.png")
-    return root
-
-
-@pytest.fixture
-def ksdd(tmp_path: Path) -> Path:
-    """A sound folder in KolektorSDD2's layout: 4 train (1 defective), 3 test (1 defective)."""
-    root = tmp_path / "sets" / "KSDD2"
-    for split, first, count in (("train", 10000, 4), ("test", 20000, 3)):
-        for i in range(count):
-            picture(root / split / f"{first + i}.png", 90 + i)
-            mask(root / split / f"{first + i}_GT.png", marked=i == 1)
-    return root
+pytestmark = pytest.mark.usefixtures("no_outside_data")
 
 
 def problems(dataset: str, category: str, root: Path, **options: bool) -> str:
@@ -245,142 +200,3 @@ def test_labels_are_written_from_sound_masks_only(ksdd: Path, widgets: Path) -> 
     with pytest.raises(InputError, match="widgets is not in KolektorSDD2's layout"):
         write_labels(widgets)
     assert not list(ksdd.parent.rglob("labels.csv"))
-
-
-# --- where data are looked for
-
-
-def test_ladder(widgets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = shutil.copytree(widgets, tmp_path / "data" / "mine" / "widgets")
-    assert find_root("mvtec", "widgets") == local
-    kaggle = shutil.copytree(widgets, tmp_path / "kaggle" / "a" / "b" / "c" / "widgets")
-    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(tmp_path / "kaggle"))
-    assert find_root("mvtec", "widgets") == kaggle
-    variable = shutil.copytree(widgets, tmp_path / "variable" / "widgets")
-    monkeypatch.setenv("SSN_DATA_DIR", str(tmp_path / "variable"))
-    assert find_root("mvtec", "widgets") == variable
-    assert find_root("mvtec", "widgets", widgets.parent) == widgets
-    assert find_root("mvtec", "widgets", widgets) == widgets  # the category's own folder will do
-
-
-def test_kaggle_mount_of_ksdd2_is_found_by_marker(ksdd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mount = shutil.copytree(ksdd, tmp_path / "kaggle" / "some-upload" / "defects")
-    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(tmp_path / "kaggle"))
-    assert find_root("ksdd2", "ksdd2") == mount
-    with pytest.raises(InputError, match="holds KolektorSDD .version 1."):
-        find_root("ksdd1", "ksdd1")
-
-
-@pytest.mark.parametrize("mount", ["some-upload", "datasets/owner/some-upload", "datasets/owner/slug/archive/mvtec"])
-def test_kaggle_mounts_are_searched_at_any_depth(
-    mount: str, widgets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kaggle = tmp_path / "kaggle"
-    found = shutil.copytree(widgets, kaggle / mount / "widgets")
-    (found.parent / "circle").symlink_to(kaggle)
-    monkeypatch.setenv("SSN_KAGGLE_INPUT", str(kaggle))
-    assert find_root("mvtec", "widgets") == find_root("mvtec", "widgets", kaggle) == found
-    assert [line.split()[0] for line in check(kaggle)] == ["OK"]
-
-
-def test_links_lead_to_one_folder_or_nowhere(widgets: Path, tmp_path: Path) -> None:
-    root = tmp_path / "links"
-    root.mkdir()
-    (root / "itself").symlink_to(root / "itself")
-    (root / "up").symlink_to(tmp_path)
-    for name in ("a", "b"):
-        (root / name).symlink_to(widgets.parent)
-    assert find_root("mvtec", "widgets", root) == root / "a" / "widgets"
-
-
-def test_version_1_is_never_taken_for_ksdd2(ksdd: Path) -> None:
-    older = ksdd.rename(ksdd.parent / "kolektor_sdd1_in_ksdd2_layout")
-    assert open_dataset("ksdd1", "ksdd1", ksdd.parent).title == "KolektorSDD (version 1)"
-    for root in (older.parent, older):
-        with pytest.raises(InputError, match="does not hold KolektorSDD2"):
-            find_root("ksdd2", "ksdd2", root)
-
-
-def test_a_given_root_is_not_passed_over(widgets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(widgets, tmp_path / "data" / "widgets")
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match="data_root is .*nothing, which does not hold"):
-        find_root("mvtec", "widgets", tmp_path / "nothing")
-    monkeypatch.setenv("SSN_DATA_DIR", str(tmp_path / "absent"))
-    with pytest.raises(InputError, match="SSN_DATA_DIR is .*absent, which is not a folder"):
-        find_root("mvtec", "widgets")
-
-
-def test_unknown_names(widgets: Path) -> None:
-    with pytest.raises(InputError, match="Found there: mvtec widgets"):
-        find_root("mvtec", "wigdets", widgets.parent)
-    with pytest.raises(InputError, match="Unknown data set 'mvtech'; known: mvtec, ksdd2, ksdd1, synthetic"):
-        find_root("mvtech", "widgets", widgets.parent)
-    with pytest.raises(InputError, match="its categories: ring, weave, thread, plates"):
-        find_root("synthetic", "bottle", widgets.parent)
-    with pytest.raises(InputError, match="set SSN_DATA_DIR"):
-        find_root("mvtec", "widgets")
-
-
-def test_two_folders_of_one_category(widgets: Path) -> None:
-    for place in ("a", "b"):
-        shutil.copytree(widgets, widgets.parent / place / "widgets")
-    shutil.rmtree(widgets)
-    with pytest.raises(InputError, match="Several folders hold mvtec widgets: .*a/widgets, .*b/widgets"):
-        find_root("mvtec", "widgets", widgets.parent)
-
-
-# --- check
-
-
-def test_check_passes_and_reports(widgets: Path) -> None:
-    assert check(widgets.parent) == [
-        f"OK MVTec AD widgets: 3 train, 4 test (2 defective), no published counts to compare with ({widgets})"
-    ]
-
-
-def test_check_compares_counts(widgets: Path) -> None:
-    bottle = widgets.rename(widgets.parent / "bottle")
-    expected = "MVTec AD bottle has 209 train, 83 test (63 defective)."
-    assert check(widgets.parent, "mvtec", "bottle") == [
-        f"PROBLEM {bottle}: holds 3 train, 4 test (2 defective); {expected}"
-    ]
-
-
-def test_check_of_an_empty_folder(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    [line] = check(tmp_path / "empty")
-    assert line.startswith("PROBLEM") and "no data set at its top" in line
-    with pytest.raises(InputError, match="is not a folder"):
-        check(tmp_path / "absent")
-
-
-# --- real data
-
-REAL = Path(os.environ.get("SSN_DATA_DIR") or Path(__file__).resolve().parents[2] / "shared" / "data")
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("dataset", "category", "defects"),
-    [
-        ("mvtec", "bottle", {"broken_large": 20, "broken_small": 22, "contamination": 21}),
-        ("mvtec", "carpet", {"color": 19, "cut": 17, "hole": 17, "metal_contamination": 17, "thread": 19}),
-        (
-            "mvtec",
-            "screw",
-            {"manipulated_front": 24, "scratch_head": 24, "scratch_neck": 25, "thread_side": 23, "thread_top": 23},
-        ),
-        ("ksdd1", "ksdd1", {"defect": 17}),
-        ("ksdd2", "ksdd2", {"defect": 110}),
-    ],
-)
-def test_real_counts(dataset: str, category: str, defects: dict[str, int]) -> None:
-    try:
-        find_root(dataset, category, REAL)
-    except InputError as error:
-        pytest.skip(f"{dataset} {category} is not at hand (SSN_DATA_DIR or ../shared/data): {error}")
-    found = open_dataset(dataset, category, REAL)
-    assert found.counts == datasets.EXPECTED[(dataset, category)]
-    marked = [s.defect for s in found.test if s.label]
-    assert {name: marked.count(name) for name in set(marked)} == defects

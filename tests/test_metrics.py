@@ -1,16 +1,15 @@
-"""The metrics against scikit-learn and, for AUPRO, against a slow implementation in exact fractions."""
+"""The seven metrics against scikit-learn, their bounds, what cannot be measured, bad input, memory."""
 
 from __future__ import annotations
 
 import tracemalloc
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from ranking_cases import EXACT, large_case, scikit_learn_form
 from sklearn import metrics as sk
 
 from ssn_core.errors import InputError
@@ -26,81 +25,6 @@ from ssn_core.metrics import (
     roc_curve,
     youden,
 )
-
-EXACT = 1e-12
-
-
-def large_case(images: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian maps (images, *size) float32 and masks with a raised rectangle in 11 % of them, as in KolektorSDD2."""
-    rng = np.random.default_rng(0)
-    maps, masks = np.empty((images, *size), np.float32), np.zeros((images, *size), bool)
-    for index, image in enumerate(maps):
-        rng.standard_normal(out=image, dtype=np.float32)
-        if index < max(1, round(0.11 * images)):
-            y, x = rng.integers(0, size[0] * 3 // 4), rng.integers(0, size[1] * 3 // 4)
-            masks[index, y : y + size[0] // 10, x : x + size[1] // 4] = True
-            image[masks[index]] += 1.5
-    return maps, masks
-
-
-def scikit_learn_form(maps: np.ndarray, masks: np.ndarray, max_fpr: float = 0.3) -> tuple[float, float, float]:
-    """P-AUROC, AUPRO and AP-loc from scikit-learn: a region's share found is a weighted true positive rate."""
-    weights = np.ones(maps.shape)
-    for index, mask in enumerate(masks):
-        for region in flood_regions(mask):
-            rows, columns = zip(*region, strict=True)
-            weights[index, rows, columns] = 1 / len(region)
-    truth, scores = masks.ravel(), maps.ravel()
-    fpr, pro, _ = sk.roc_curve(truth, scores, sample_weight=weights.ravel(), drop_intermediate=False)
-    inside = fpr <= max_fpr
-    x, y = np.append(fpr[inside], max_fpr), np.append(pro[inside], np.interp(max_fpr, fpr, pro))
-    return sk.roc_auc_score(truth, scores), sk.auc(x, y) / max_fpr, sk.average_precision_score(truth, scores)
-
-
-def flood_regions(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """The 8-connected regions of one mask (H, W) as lists of pixels, by flood fill."""
-    waiting = {(int(y), int(x)) for y, x in np.argwhere(mask)}
-    regions = []
-    while waiting:
-        stack, region = [waiting.pop()], []
-        while stack:
-            y, x = stack.pop()
-            region.append((y, x))
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & waiting
-            waiting -= near
-            stack.extend(near)
-        regions.append(region)
-    return regions
-
-
-def slow_aupro(maps: np.ndarray, masks: np.ndarray, max_fpr: str) -> Fraction:
-    """AUPRO by its definition: a threshold at every distinct value, plain loops, exact fractions."""
-    regions = [
-        [float(image[pixel]) for pixel in region]
-        for image, mask in zip(maps, masks, strict=True)
-        for region in flood_regions(mask)
-    ]
-    normal = [float(value) for value in maps[~masks]]
-    curve = [(Fraction(0), Fraction(0))]
-    for threshold in sorted({float(value) for value in maps.ravel()}, reverse=True):
-        shares = [Fraction(sum(value >= threshold for value in region), len(region)) for region in regions]
-        found = sum(value >= threshold for value in normal)
-        curve.append((Fraction(found, len(normal)), sum(shares) / len(regions)))
-    limit, area = Fraction(max_fpr), Fraction(0)
-    for (x0, y0), (x1, y1) in zip(curve[:-1], curve[1:], strict=True):
-        if x0 >= limit:
-            break
-        if x1 > limit:
-            x1, y1 = limit, y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
-        area += (x1 - x0) * (y0 + y1) / 2
-    return area / limit
-
-
-def image_case(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = np.append(rng.random(38) < 0.4, [True, False])
-    scores = rng.normal(size=40) * 2 + labels
-    return labels, np.round(scores) if ties else scores
 
 
 @pytest.mark.parametrize("decimals", [None, 0], ids=["distinct", "ties"])
@@ -124,36 +48,6 @@ def test_all_seven_agree_with_scikit_learn(decimals: int | None, dtype: type) ->
     assert list(measured) == list(METRICS) == list(expected)
     assert all(type(value) is float for value in measured.values())
     assert measured == pytest.approx(expected, abs=EXACT)
-
-
-def test_regions_touching_at_a_corner_are_one() -> None:
-    masks = np.zeros((1, 6, 10), bool)
-    masks[0, 0, 0] = masks[0, 1, 1] = masks[0, 2, 0] = True  # one region through two corners: three pixels
-    masks[0, 5, 9] = True
-    maps = np.zeros(masks.shape)
-    maps[0, 0, 0] = maps[0, 5, 9] = 1.0
-    # Found at FPR 0: 1/3 of the one and all of the other, 2/3 on average (4-connected: 2/4). Then up to 1 at FPR 1.
-    at_limit = 2 / 3 + 0.3 / 3
-    assert aupro(maps, masks) == pytest.approx((2 / 3 + at_limit) / 2, abs=EXACT)
-
-
-def test_regions_one_pixel_apart_and_in_neighbouring_images_are_separate() -> None:
-    masks = np.zeros((2, 5, 8), bool)
-    masks[0, 1:3, 1] = masks[0, 1:3, 3] = True  # a column of normal pixels between them
-    masks[1, 1:3, 3] = True  # the same place in the next image
-    maps = np.zeros(masks.shape)
-    maps[0, 1:3, 1] = 1.0
-    at_limit = 1 / 3 + 0.3 * 2 / 3
-    assert aupro(maps, masks) == pytest.approx((1 / 3 + at_limit) / 2, abs=EXACT)
-
-
-def test_aupro_interpolates_at_the_limit() -> None:
-    maps = np.array([[[9.0, 8.0, 7.0, 7.0, 7.0, 1.0]]])  # defective: 9 and one of the tied 7s; normal: 8, 7, 7, 1
-    masks = np.array([[[True, False, False, True, False, False]]])
-    # Two regions. Curve: (0, 1/2), (1/4, 1/2), (3/4, 1), (1, 1); at 1/2 the slanted piece is at 3/4.
-    assert aupro(maps, masks, max_fpr=0.25) == pytest.approx(1 / 2, abs=EXACT)
-    by_hand = (1 / 4 * 1 / 2 + 1 / 4 * (1 / 2 + 3 / 4) / 2) / 0.5
-    assert aupro(maps, masks, max_fpr=0.5) == pytest.approx(by_hand, abs=EXACT)
 
 
 def test_perfect_inverted_and_constant_maps() -> None:
@@ -224,43 +118,6 @@ def test_what_cannot_be_measured_is_not_available() -> None:
     assert all(len(axis) == 0 for curve in curves for axis in curve)
 
 
-def test_youden_prefers_the_highest_of_equal_thresholds() -> None:
-    # J is 1/2 at 4 (one of two, no false alarm) and again at 2 (all, one false alarm of two).
-    assert youden([1, 0, 1, 0], [4.0, 3.0, 2.0, 1.0]) == (4.0, 0.5, 0.0)
-    assert youden([0, 0, 1, 1], [4.0, 3.0, 2.0, 1.0]) == (1.0, 1.0, 1.0)  # useless scores: J is 0 at best
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_roc_and_pr_curves_lie_on_scikit_learns(seed: int, ties: bool) -> None:
-    labels, scores = image_case(seed, ties)
-    fpr, tpr = roc_curve(labels, scores)
-    theirs = sk.roc_curve(labels, scores, drop_intermediate=False)
-    points = {(round(x, 12), round(y, 12)) for x, y in zip(*theirs[:2], strict=True)}
-    assert {(round(x, 12), round(y, 12)) for x, y in zip(fpr, tpr, strict=True)} <= points
-    assert sk.auc(fpr, tpr) == pytest.approx(sk.roc_auc_score(labels, scores), abs=EXACT)
-
-    precision, recall = pr_curve(labels, scores)
-    theirs = sk.precision_recall_curve(labels, scores)
-    points = {(round(p, 12), round(r, 12)) for p, r in zip(*theirs[:2], strict=True)}
-    assert {(round(p, 12), round(r, 12)) for p, r in zip(precision[1:], recall[1:], strict=True)} <= points
-    assert recall[0] == 0 and recall[-1] == 1 and np.all(np.diff(recall) > 0)
-    area = np.sum(np.diff(recall) * precision[1:])
-    assert area == pytest.approx(sk.average_precision_score(labels, scores), abs=EXACT)
-
-
-def test_pixel_pr_curve_thins_the_exact_curve() -> None:
-    maps, masks = large_case(9, (40, 30))
-    full = pr_curve(masks.ravel(), maps.ravel())
-    everything = pixel_pr_curve(maps, masks, points=10**6)
-    assert np.array_equal(everything, full)
-    thin = precision, recall = pixel_pr_curve(maps, masks, points=20)
-    assert len(recall) == len(precision) == 21
-    assert set(zip(*thin, strict=True)) <= set(zip(*full, strict=True))
-    assert recall[0] == 0 and recall[-1] == 1
-    assert np.max(np.diff(recall)) < 2 / 19
-
-
 def broken(maps: np.ndarray, value: float) -> np.ndarray:
     maps = maps.copy()
     maps[4, 3, 2] = value
@@ -297,17 +154,6 @@ def test_bad_input_is_one_clear_error(change: dict, message: str) -> None:
         evaluate(**given)
 
 
-@pytest.mark.parametrize("max_fpr", [0.0, -0.3, 1.5, float("nan")])
-def test_a_limit_that_is_no_rate_is_refused(max_fpr: float) -> None:
-    with pytest.raises(InputError, match="max_fpr"):
-        aupro(MAPS, MASKS, max_fpr)
-
-
-def test_a_curve_of_one_point_is_refused() -> None:
-    with pytest.raises(InputError, match="points is 1"):
-        pixel_pr_curve(MAPS, MASKS, points=1)
-
-
 def test_memory_is_bounded_by_the_chunk_not_by_the_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "_CHUNK_PIXELS", 2**17)
     maps, masks = large_case(80, (160, 116))
@@ -323,29 +169,7 @@ def test_memory_is_bounded_by_the_chunk_not_by_the_maps(monkeypatch: pytest.Monk
     assert [chunked[name] for name in PIXEL_METRICS] == pytest.approx([p_auroc, pro, ap_loc], abs=1e-9)
 
 
-# --- properties, on small cases with many ties
-
 _levels = st.integers(-3, 3)  # few, so that scores tie
-
-
-@st.composite
-def _pixel_cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (n, h, w) float32 of few levels and masks, with a defective and a normal pixel somewhere."""
-    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(2, 5)))
-    maps = draw(arrays.arrays(np.int8, shape, elements=_levels)).astype(np.float32)
-    masks = draw(arrays.arrays(bool, shape))
-    masks[0, 0, 0], masks[-1, -1, -1] = True, False
-    return maps, masks
-
-
-@settings(max_examples=60, deadline=None)
-@given(case=_pixel_cases(), limit=st.sampled_from(["0.05", "0.3", "1"]))
-def test_pixel_metrics_are_the_definition_for_any_ties(case: tuple[np.ndarray, np.ndarray], limit: str) -> None:
-    maps, masks = case
-    found = evaluate(np.zeros(len(maps)), maps, np.zeros(len(maps), int), masks)
-    assert aupro(maps, masks, float(limit)) == pytest.approx(float(slow_aupro(maps, masks, limit)), abs=EXACT)
-    assert found["P-AUROC"] == pytest.approx(sk.roc_auc_score(masks.ravel(), maps.ravel()), abs=EXACT)
-    assert found["AP-loc"] == pytest.approx(sk.average_precision_score(masks.ravel(), maps.ravel()), abs=EXACT)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,47 +1,26 @@
-"""The run store: train, resume bit for bit, load, refuse foreign folders, record divergence."""
+"""The run store: what a run leaves, run once, folders and data that are refused."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import COMPARED, assert_same_bits, halt, quiet, tiny_config
+from support import COMPARED, assert_equal_runs, assert_strict_json, quiet, tiny_config
 
 import ssn_core as ssn
 from ssn_core import metrics
-from ssn_core.data.images import read_image
 from ssn_core.errors import InputError
-from ssn_core.models.trunk import make_trunk, to_tensor
 from ssn_core.runs import runner, store
 from ssn_core.runs.config import RunConfig
-from ssn_core.runs.features import FLIPS, extract
-from ssn_core.runs.held_out import altered_copies
 from ssn_core.runs.result import FORMAT, SCORES, RunResult, load_run
 from ssn_core.runs.store import run
-from ssn_core.runs.trainer import NonFiniteLoss, Trainer
 from ssn_core.runs.training_set import TrainingSet
-
-
-def refuse_constant(name: str) -> Any:
-    raise AssertionError(f"{name} in a JSON file")
-
-
-def assert_strict_json(folder: Path) -> None:
-    for path in folder.glob("*.json"):
-        json.loads(path.read_text(), parse_constant=refuse_constant)
-
-
-def assert_equal_runs(first: RunResult, second: RunResult) -> None:
-    assert first.path.name == second.path.name
-    assert_same_bits(first.path, second.path)
-    assert first.info["status"] == second.info["status"] and first.info["steps"] == second.info["steps"]
 
 
 def assert_noise_field(field: dict[str, np.ndarray], bound: float) -> None:
@@ -186,44 +165,6 @@ def test_a_run_leaves_the_callers_random_state_alone(tiny_sets: Path, tmp_path: 
     assert torch.equal(torch.rand(3), wanted)
 
 
-# --- interrupted
-
-
-@pytest.mark.parametrize("name", ["learned_noise_v2", "learned_noise_v1", "supervised", "scenario_b"])
-def test_every_kind_of_run_resumes_bit_for_bit(name: str, tiny_sets: Path, tmp_path: Path) -> None:
-    config = tiny_config(name, epochs=3)
-    whole = run(config, tmp_path / "whole", tiny_sets, log=quiet)
-    halt(config, tmp_path / "resumed", tiny_sets, at="epoch 2/3")
-    resumed = run(config, tmp_path / "resumed", tiny_sets, log=quiet)
-    assert_equal_runs(whole, resumed)
-    assert (whole.noise is None) == (config.noise == "gaussian")
-    for name in whole.noise or ():
-        np.testing.assert_array_equal(whole.noise[name], resumed.noise[name])
-
-
-@pytest.mark.parametrize(("field", "value"), [("format", 0), ("config", {"seed": 9}), ("fingerprint", "0" * 64)])
-def test_checkpoint_of_something_else_is_refused(
-    finished: RunResult, halted: Path, tiny_sets: Path, field: str, value: Any
-) -> None:
-    path = halted / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    state[field] = state[field] | value if isinstance(value, dict) else value
-    torch.save(state, path)
-    with pytest.raises(InputError) as caught:
-        run(finished.config, halted.parent, tiny_sets, log=quiet)
-    assert f"belongs to another {field}" in str(caught.value) and str(path) in str(caught.value)
-    assert "delete the folder" in str(caught.value)
-
-
-def test_data_that_changed_since_the_checkpoint_are_refused(
-    finished: RunResult, halted: Path, tiny_sets: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(tiny_sets / "ring", tmp_path / "data" / "ring")
-    (tmp_path / "data" / "ring" / "train" / "good" / "000.png").unlink()
-    with pytest.raises(InputError, match="belongs to another fingerprint"):
-        run(finished.config, halted.parent, tmp_path / "data", log=quiet)
-
-
 # --- folders that are not this run's
 
 
@@ -282,65 +223,6 @@ def test_model_that_is_missing_truncated_or_foreign(copied: RunResult) -> None:
         ssn.load_model(copied.path)
 
 
-# --- training that breaks down
-
-
-def spoil_from(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Make the weights infinite in that epoch, as a step far too large would."""
-    original = Trainer.epoch
-
-    def spoiled(self: Trainer) -> dict[str, Any]:
-        if self.epochs_done + 1 == epoch:
-            self.model.segmentation.conv.weight.data *= float("inf")
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "epoch", spoiled)
-
-
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_non_finite_loss_is_an_error_and_keeps_the_last_good_checkpoint(
-    epoch: int, finished: RunResult, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = finished.config
-    spoil_from(monkeypatch, epoch)
-    with pytest.raises(NonFiniteLoss, match=f"not finite .*checkpoint of epoch {epoch - 1}.*lower adaptor_lr"):
-        run(config, tmp_path, tiny_sets, log=quiet)
-    folder = tmp_path / config.run_id
-    assert {path.name for path in folder.iterdir()} == {"checkpoint.pt"}
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert state["trainer"]["epochs_done"] == epoch - 1 == len(state["history"])
-    assert all(value.isfinite().all() for value in state["trainer"]["model"].values())
-    monkeypatch.undo()  # whatever caused it is gone: the run continues from there, and ends as if never interrupted
-    assert_equal_runs(run(config, tmp_path, tiny_sets, log=quiet), finished)
-
-
-@pytest.mark.parametrize(("name", "epoch"), [("learned_noise_v1", 3), ("learned_noise_v2", 1)])
-def test_learned_noise_that_diverges_is_recorded(
-    name: str, epoch: int, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However soon: also before the first timed checkpoint. The loss curve up to there is kept."""
-    config = tiny_config(name, epochs=4)
-    spoil_from(monkeypatch, epoch)
-    result = run(config, tmp_path, tiny_sets, log=quiet)
-    assert result.info["status"] == "diverged" and result.info["epochs_done"] == epoch - 1
-    assert result.info["note"] == f"non-finite loss in epoch {epoch}; evaluated as of epoch {epoch - 1}"
-    assert result.history.epoch.tolist() == list(range(1, epoch)) and result.history.loss.notna().all()
-    assert all(np.isfinite(result.metrics[name]) for name in metrics.METRICS)
-    assert_strict_json(result.path)
-    assert not (result.path / "checkpoint.pt").exists()
-    again = run(config, tmp_path, "/nowhere", log=quiet)
-    assert again.info == result.info
-
-
-def test_diverged_run_is_evaluated_as_of_the_same_epoch_however_often_it_saved(
-    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny_config("learned_noise_v1", epochs=4)
-    spoil_from(monkeypatch, 3)
-    often = run(config, tmp_path / "often", tiny_sets, checkpoint_seconds=0, log=quiet)
-    assert_equal_runs(often, run(config, tmp_path / "never", tiny_sets, checkpoint_seconds=1e9, log=quiet))
-
-
 def test_learned_noise_is_absent_from_saved_weights(tiny_sets: Path, tmp_path: Path, finished: RunResult) -> None:
     result = run(tiny_config("learned_noise_v2", beta=0.5, epochs=2), tmp_path, tiny_sets, log=quiet)
     assert load_file(result.path / "model.safetensors").keys() == load_file(finished.path / "model.safetensors").keys()
@@ -380,81 +262,3 @@ def test_data_that_do_not_serve_are_refused_before_training(
 def test_device_that_is_not_there(device: str, tiny_sets: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"device='{device}' cannot be used here .*; choose cpu or cuda"):
         run(tiny_config(), tmp_path, tiny_sets, device=device, log=quiet)
-
-
-# --- the feature cache
-
-
-def test_cached_features_are_the_trunks_of_each_flipped_image(tiny_sets: Path) -> None:
-    net = make_trunk("efficientnet_lite0", pretrained=False)
-    samples = ssn.open_dataset("synthetic", "ring", tiny_sets).train[:3]
-    entries = [(s, flip) for s in samples for flip in range(4)]
-    lines: list[str] = []
-    found = extract(net, entries, (64, 40), torch.device("cpu"), lines.append)
-    images = torch.stack([to_tensor(read_image(s.image), (64, 40)).flip(FLIPS[flip]) for s, flip in entries])
-    with torch.no_grad():
-        layers = net(images)
-    for cached, layer in zip((found.layer2, found.layer3), layers, strict=True):
-        assert (cached.permute(0, 3, 1, 2) - layer).abs().max() < 1e-4 * layer.abs().max()
-        assert not cached.is_inference()
-    assert found.sizes == ((8, 5), (4, 2)) and len(found) == 12
-    assert lines == ["feature cache: 12 images, 0.00 GB float32 in memory"]
-
-
-def test_cache_beyond_its_bound_is_halved_then_mapped(tiny_sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = make_trunk("efficientnet_lite0", pretrained=True)
-    entries = [(s, 0) for s in ssn.open_dataset("synthetic", "ring", tiny_sets).train]
-    values = 8 * (8 * 8 * 40 + 4 * 4 * 112)
-    whole = extract(net, entries, (64, 64), torch.device("cpu"), quiet)
-    for bytes_, where in (
-        (4 * values, "float32 in memory"),
-        (2 * values, "float16 in memory"),
-        (values, "memory-mapped"),
-    ):
-        monkeypatch.setenv("SSN_CACHE_GB", repr(bytes_ / 1e9 * (1 + 1e-9)))
-        lines: list[str] = []
-        found = extract(net, entries, (64, 64), torch.device("cpu"), lines.append)
-        assert where in lines[0], lines
-        part = found.batch(torch.tensor([5, 2]), torch.device("cpu"))
-        for layer, wanted in zip(part, whole.batch(torch.tensor([5, 2]), torch.device("cpu")), strict=True):
-            assert layer.dtype == torch.float32 and (layer - wanted).abs().max() <= 1e-3 * wanted.abs().max()
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "much", "nan", "inf"])
-def test_bad_cache_bound_is_refused(
-    text: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SSN_CACHE_GB", text)
-    with pytest.raises(InputError, match=f"SSN_CACHE_GB='{text}' must be a number of gigabytes > 0"):
-        run(tiny_config(), tmp_path, tiny_sets, log=quiet)
-
-
-# --- model selection without the test set
-
-
-def test_held_out_images_get_defects_that_no_run_chooses(tiny_sets: Path) -> None:
-    """Normal images, then altered copies: changed inside the masks alone, equal for every seed and noise."""
-    held_out = list(ssn.open_dataset("synthetic", "ring", tiny_sets).train[:3])
-    originals = torch.stack([to_tensor(read_image(s.image), (64, 64)) for s in held_out])
-
-    class Pixels(torch.nn.Module):
-        """A trunk that passes the pixels on."""
-
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return images, images[:, :, ::2, ::2]
-
-    configs = tiny_config(), tiny_config("learned_noise_v2", seed=7, noise_std=2.0)
-    made = [altered_copies(held_out, config, Pixels(), torch.device("cpu")) for config in configs]
-    for features, truth in made:
-        assert truth.labels.tolist() == [0, 0, 0, 1, 1, 1]
-        normal, altered = features.layer2.permute(0, 3, 1, 2).split(3)
-        masks = torch.from_numpy(truth.masks)
-        assert not masks[:3].any() and all(0 < float(mask.float().mean()) < 0.3 for mask in masks[3:])
-        assert torch.equal(normal, originals)
-        assert 0.005 < float(masks[3:].float().mean()) < 0.2
-        changed = (altered - normal).abs().amax(1) > 0
-        assert not (changed & ~masks[3:]).any() and (changed.sum((1, 2)) > 0.9 * masks[3:].sum((1, 2))).all()
-    (features, truth), (others, other_truth) = made
-    assert np.array_equal(truth.masks, other_truth.masks)
-    assert torch.equal(features.layer2, others.layer2)
-    assert altered_copies([], configs[0], Pixels(), torch.device("cpu")) is None
