@@ -222,7 +222,7 @@ def test_panels_of_real_data_show_no_photograph(
 
     assert reddish(shown["mvtec"]) == 0 and reddish(shown["synthetic"]) > 1000
     kept = sorted(path.name for path in (tmp_path / "build" / "cpu" / "panels").iterdir())
-    assert kept == ["ring_test_dent_006.png.en.png", "ring_test_dent_006.png.it.png"]
+    assert kept == ["panel_ring_test_dent_006.png.en.png", "panel_ring_test_dent_006.png.it.png"]
     assert "with photographs: build/cpu/panels" in capsys.readouterr().out
 
 

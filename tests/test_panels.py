@@ -56,7 +56,9 @@ def test_an_image_without_a_stored_map_is_an_error(scenarios: list[RunResult]) -
         panels.rows_of(scenarios, ["test/other.png"])
 
 
-def test_maps_have_a_row_per_run_on_one_scale_and_a_column_per_image(scenarios: list[RunResult]) -> None:
+def test_maps_have_a_row_per_run_on_one_scale_and_a_column_per_image(
+    scenarios: list[RunResult], tmp_path: Path
+) -> None:
     rows = panels.rows_of(scenarios[:2], ["test/dent/006.png", "test/good/000.png"])
     figure = panels.maps(rows)
     pictures = [ax.images[0] for ax in figure.axes]
@@ -65,3 +67,6 @@ def test_maps_have_a_row_per_run_on_one_scale_and_a_column_per_image(scenarios: 
         expected = [row.anomaly_map for row in rows if row.run is run]
         assert all(np.array_equal(drawn.get_array(), values) for drawn, values in zip(line, expected, strict=True))
         assert {drawn.get_clim() for drawn in line} == {(min(map(np.min, expected)), max(map(np.max, expected)))}
+    above = panels.maps(rows, dataset_for(scenarios[0], tmp_path / "data")).axes
+    assert [ax.images[0].get_array().ndim for ax in above] == [3, 3, 2, 2, 2, 2]
+    assert [bool(ax.collections) for ax in above[:2]] == [True, False]  # the defect's outline

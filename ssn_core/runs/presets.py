@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "scenario_b_relu": {**_A, "adaptor": "relu"},
     # 7 % of the standard deviation is what 0.015 is to ResNet18's own features (erratum 3)
     "scenario_b_rescaled": {**_B, "noise_std": 0.07, "noise_unit": "adapted_std"},
+    "scenario_b_loud": {**_B, "noise_std": 0.25, "noise_unit": "adapted_std"},  # with C's share
     "scenario_c": _C,
     "scenario_c_eighth": {**_C, "noise_std": 0.125},
     "scenario_c_half": {**_C, "noise_std": 0.5},

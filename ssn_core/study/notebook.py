@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,21 +54,26 @@ class Notebook:
         return Markdown("\n".join(f"- {sentence}" for sentence in sentences))
 
     def panel(self, runs: Sequence[RunResult], defective: bool = True, count: int = 1) -> Figure | None:
-        """The first example images as every run saw them, with their pictures where they are synthetic. The pictures
-        of real data sets are never shown here; where they are at hand a panel with them goes below build/."""
-        rows = panels.rows_of(runs, panels.example_names(runs[0], defective, count)) if runs else []
-        dataset = self.profile.dataset(runs[0].config) if runs else None
-        if dataset is None or dataset.name == "synthetic":
-            return panels.panel(rows, dataset)
-        folder = project_root() / "build" / self.profile.name / "panels"
-        style.save(panels.panel(rows, dataset), folder, f"{dataset.category}_{rows[0].name.replace('/', '_')}")
-        print(f"the same with photographs: {folder.relative_to(project_root())}")
-        return panels.panel(rows)
+        """The first example images as every run saw them, in full; see :func:`ssn_core.study.panels.panel`."""
+        names = panels.example_names(runs[0], defective, count) if runs else []
+        return self._drawn(panels.panel, panels.rows_of(runs, names))
 
-    def maps(self, runs: Sequence[RunResult], defective: int = 5) -> Figure | None:
+    def maps(self, runs: Sequence[RunResult], count: int = 5) -> Figure | None:
         """The maps of the first defective images and of a good one; see :func:`ssn_core.study.panels.maps`."""
-        names = [panels.example_names(runs[0], *kind) for kind in ((True, defective), (False, 1))] if runs else []
-        return panels.maps(panels.rows_of(runs, sum(names, [])))
+        names = [panels.example_names(runs[0], *kind) for kind in ((True, count), (False, 1))] if runs else []
+        return self._drawn(panels.maps, panels.rows_of(runs, sum(names, [])))
+
+    def _drawn(self, draw: Callable[..., Figure | None], rows: list[panels.Row]) -> Figure | None:
+        """With pictures where they are synthetic. Those of real data sets are never shown here; where they are at hand
+        a figure with them goes below build/."""
+        dataset = self.profile.dataset(rows[0].run.config) if rows else None
+        if dataset is None or dataset.name == "synthetic":
+            return draw(rows, dataset)
+        folder = project_root() / "build" / self.profile.name / "panels"
+        name = f"{draw.__name__}_{dataset.category}_{rows[0].name.replace('/', '_')}"
+        style.save(draw(rows, dataset), folder, name)
+        print(f"the same with photographs: {folder.relative_to(project_root())}")
+        return draw(rows)
 
 
 def notebook(profile: str, device: str | None = None) -> Notebook:

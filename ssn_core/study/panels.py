@@ -112,11 +112,9 @@ def _pictures(
     ]
     if sample is None:
         return maps
-    height, width = values.shape
-    image = Image.fromarray(read_image(sample.image)).resize((width, height), Image.Resampling.LANCZOS)
-    truth = np.zeros((height, width), bool) if sample.mask is None else read_mask(sample.mask, (height, width))
+    image, truth = _photograph(sample, values.shape)
     on_its_side = pick(language, "\n(on its side)", "\n(sul fianco)") if turned else ""
-    photograph = (pick(language, "image", "immagine") + on_its_side, {"X": np.asarray(image)})
+    photograph = (pick(language, "image", "immagine") + on_its_side, {"X": image})
     return [photograph, (pick(language, "ground\ntruth", "difetto\nreale"), {"X": truth, **binary}), *maps]
 
 
@@ -157,27 +155,41 @@ def _text_above(ax: Axes, row: Row, language: str) -> None:
 
 
 @bilingual
-def maps(rows: Sequence[Row], language: str = "en") -> Figure:
-    """Anomaly maps alone: a row per run, with one scale for all its maps, and a column per image."""
+def maps(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "en") -> Figure:
+    """Anomaly maps alone: a row per run, with one scale for all its maps, and a column per image; ``dataset`` adds the
+    images, their defects outlined, above."""
     of_runs: dict[Path, list[Row]] = {}
     for row in rows:
         of_runs.setdefault(row.run.path, []).append(row)
     height, width = rows[0].anomaly_map.shape
-    columns = len(rows) // len(of_runs)
-    size = 6.3, 6.3 / columns * height / width * len(of_runs) + 0.4
-    figure, axes = plt.subplots(len(of_runs), columns, figsize=size, squeeze=False)
-    for line, shown in zip(axes, of_runs.values(), strict=True):
+    columns, above = len(rows) // len(of_runs), int(dataset is not None)
+    size = 6.3, 6.3 / columns * height / width * (len(of_runs) + above) + 0.4
+    figure, axes = plt.subplots(len(of_runs) + above, columns, figsize=size, squeeze=False)
+    for line, shown in zip(axes[above:], of_runs.values(), strict=True):
         limits = {
             "vmin": min(row.anomaly_map.min() for row in shown),
             "vmax": max(row.anomaly_map.max() for row in shown),
         }
         for ax, row in zip(line, shown, strict=True):
             ax.imshow(row.anomaly_map, cmap=MAP_COLOURS, **limits)
-            ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(method_label(shown[0].run.config, language).replace(", ", ",\n"), fontsize=7)
+    samples = {} if dataset is None else {sample.name: sample for sample in dataset.test}
     for ax, row in zip(axes[0], shown, strict=True):
+        if samples:
+            image, truth = _photograph(samples[row.name], (height, width))
+            ax.imshow(image)
+            if truth.any():
+                ax.contour(truth, [0.5], colors="red", linewidths=0.7)
         ax.set_title(row.name.removeprefix("test/").replace("/", "/\n"), fontsize=7)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
     return figure
+
+
+def _photograph(sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) and mask (H, W) of a test image at the map's size."""
+    image = Image.fromarray(read_image(sample.image)).resize(size[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(image), np.zeros(size, bool) if sample.mask is None else read_mask(sample.mask, size)
 
 
 @bilingual
