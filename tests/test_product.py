@@ -7,7 +7,8 @@ import torch
 from support import relative, rng
 from torch import Tensor
 
-from ssn_core.models.product import Product, product
+from ssn_core.models import product as products
+from ssn_core.models.product import Product, product, summed, varying
 
 
 def draw(*size: int) -> Tensor:
@@ -47,3 +48,22 @@ def test_gradients_are_those_of_a_linear_layer(dense: bool) -> None:
     for got, wanted in zip(ours, torch.autograd.grad(rows @ weight.T, (rows, weight), upstream), strict=True):
         assert relative(got, wanted) < 1e-6
     assert torch.autograd.gradcheck(Product.apply, (rows.double(), weight.double()))
+
+
+@pytest.mark.skipif(products.LINEAR is None, reason="torch was built without oneDNN")
+def test_a_changing_number_of_rows_is_few_shapes_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps a megabyte for every shape that it meets, so a long training would run out of memory."""
+    met: set[tuple[int, ...]] = set()
+    real = products.LINEAR
+
+    def linear(rows: Tensor, weight: Tensor, *rest: object) -> Tensor:
+        met.add((*rows.shape, *weight.shape))
+        return real(rows, weight, *rest)
+
+    monkeypatch.setattr(products, "LINEAR", linear)
+    left, right, matrix = draw(1100, 20), draw(1100, 30), draw(20, 40)
+    for count in (0, 1, 255, 256, 257, 511, 700, 701, 1000, 1001, 1100):
+        some, others = left[:count], right[:count]
+        assert torch.allclose(varying(some, matrix), some @ matrix, atol=1e-4)
+        assert torch.allclose(summed(some, others), some.T @ others, atol=1e-3)
+    assert len(met) == 2 * 4  # of 256, 512, 768 and 1024 rows, by either

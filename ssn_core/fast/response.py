@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept, Moments, blocks, track
 from ssn_core.fast.upscaled_conv import tap_rows
-from ssn_core.models.product import product
+from ssn_core.models.product import summed, varying
 
 
 def pooled_response(
@@ -65,7 +65,7 @@ class _Function(torch.autograd.Function):
         response.view(2, *clean.shape).copy_(clean)
         rows, taps = _matrices(weight, noise.shape[1])
         for row, reached in zip(rows, where, strict=True):
-            with_nowhere.view(-1, o).index_add_(0, reached, product(noise, row).view(-1, o))
+            with_nowhere.view(-1, o).index_add_(0, reached, varying(noise, row).view(-1, o))
         moments, ones = Moments(), clean.new_ones(h * w)
         for part in blocks(response):
             if windows is not None:
@@ -108,9 +108,9 @@ class _Function(torch.autograd.Function):
         for dy, (row, reached) in enumerate(zip(rows, where, strict=True)):
             seen = ctx.kept("product", noise, len(noise), row.shape[1])  # (N, k * O)
             torch.index_select(with_nowhere.view(-1, o), 0, reached, out=seen.view(-1, o))
-            grad_weight[:, : len(row), dy] = product(noise.T, seen).view(len(row), -1, o).permute(2, 0, 1)
+            grad_weight[:, : len(row), dy] = summed(noise, seen).view(len(row), -1, o).permute(2, 0, 1)
             if grad_noise is not None:
-                grad_noise += product(seen, row.T)
+                grad_noise += varying(seen, row.T)
         if windows is not None:
             grad_weight[:, -1] = torch.bmm(windows.transpose(1, 2), grad).sum(0).T.view(o, *weight.shape[2:])
             grad_windows = grad @ taps.T if ctx.needs_input_grad[5] else None

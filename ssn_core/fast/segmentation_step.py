@@ -18,7 +18,7 @@ from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept, Moments, blocks, track
 from ssn_core.fast.row_bands import CACHE_ROWS, Part, RowBands
 from ssn_core.models.heads import SegmentationHead
-from ssn_core.models.product import product
+from ssn_core.models.product import summed, varying
 
 LEAK = 0.2
 
@@ -67,7 +67,7 @@ class _Function(torch.autograd.Function):
             moments.add(rows[part.block], counts[part.block])
         noisy = torch.index_select(rows, 0, masked.source, out=kept("noisy", v, len(noise), k))
         for block in blocks(noisy, CACHE_ROWS):
-            noisy[block] += product(noise[block], noise_weight.T)
+            noisy[block] += varying(noise[block], noise_weight.T)
             moments.add(noisy[block], masked.counts[block])
         mean, variance = moments.result(2 * len(rows))
         scale = gamma * (variance + 1e-5).rsqrt()
@@ -119,8 +119,8 @@ class _Function(torch.autograd.Function):
         grad_hidden = _grad_hidden(
             ctx, lambda b, out: grad_rows(rows[b], grad_clean[b], counts[b], out), grad_rows_noisy
         )
-        grad_noise = product(grad_rows_noisy, noise_weight) if ctx.needs_input_grad[0] else None
-        grad_noise_weight = product(noise.T, grad_rows_noisy).T
+        grad_noise = varying(grad_rows_noisy, noise_weight) if ctx.needs_input_grad[0] else None
+        grad_noise_weight = summed(noise, grad_rows_noisy).T
         return grad_noise, grad_noise_weight, grad_gamma, grad_beta, grad_v, None, None, None, *grad_hidden
 
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 #: None where torch was built without oneDNN
 LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+#: oneDNN keeps what it prepares for every shape that it meets, a megabyte each: where a number of rows changes from
+#: step to step, it gets a multiple of this many, and BLAS the rest
+_STEP = 256
 
 
 def product(rows: Tensor, matrix: Tensor) -> Tensor:
@@ -22,6 +25,22 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
     if LINEAR is None or not single or not rows.numel() or torch.compiler.is_compiling():  # a compiler has its own way
         return rows @ matrix
     return LINEAR(_dense(rows), _dense(matrix.T), None, "none", [], "")
+
+
+def varying(rows: Tensor, matrix: Tensor) -> Tensor:
+    """:func:`product` of rows (N, K) whose number is another one at each call."""
+    if rows.device.type != "cpu":
+        return rows @ matrix
+    whole = len(rows) - len(rows) % _STEP
+    return torch.cat([product(rows[:whole], matrix), rows[whole:] @ matrix])
+
+
+def summed(left: Tensor, right: Tensor) -> Tensor:
+    """``left.T @ right`` of (N, K) and (N, M) for such a number N: (K, M)."""
+    if left.device.type != "cpu":
+        return left.T @ right
+    whole = len(left) - len(left) % _STEP
+    return torch.addmm(product(left[:whole].T, right[:whole]), left[whole:].T, right[whole:])
 
 
 def _dense(matrix: Tensor) -> Tensor:
