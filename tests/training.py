@@ -19,7 +19,7 @@ from ssn_core.runs.training_set import RealDefects, TrainingSet
 
 NORMAL, DEFECTIVE = 8, 2
 SIZE2, SIZE3 = (6, 6), (3, 3)
-CLOSE = 3e-3  # float32, two forms of one forward: kinks crossed by rounding move a gradient by up to this much
+CLOSE = 1e-3  # float32, two forms of one forward: a kink crossed by rounding moves a gradient by this much
 
 
 def sample(i: int, label: int = 0, mask: Path | None = None) -> Sample:

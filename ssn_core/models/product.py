@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: None where torch was built without oneDNN
 LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 #: oneDNN keeps what it prepares for every shape that it meets, a megabyte each: where a number of rows changes from
-#: step to step, it gets a multiple of this many, and BLAS the rest
+#: step to step, it gets a multiple of this many
 _STEP = 256
 
 
@@ -29,18 +30,18 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def varying(rows: Tensor, matrix: Tensor) -> Tensor:
     """:func:`product` of rows (N, K) whose number is another one at each call."""
-    if rows.device.type != "cpu":
-        return rows @ matrix
-    whole = len(rows) - len(rows) % _STEP
-    return torch.cat([product(rows[:whole], matrix), rows[whole:] @ matrix])
+    return product(_padded(rows), matrix)[: len(rows)]
 
 
 def summed(left: Tensor, right: Tensor) -> Tensor:
     """``left.T @ right`` of (N, K) and (N, M) for such a number N: (K, M)."""
-    if left.device.type != "cpu":
-        return left.T @ right
     whole = len(left) - len(left) % _STEP
-    return torch.addmm(product(left[:whole].T, right[:whole]), left[whole:].T, right[whole:])
+    return product(left[:whole].T, right[:whole]) + product(_padded(left[whole:]).T, _padded(right[whole:]))
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """With rows of zeros, on a processor."""
+    return F.pad(rows, (0, 0, 0, -len(rows) % _STEP)) if rows.device.type == "cpu" else rows
 
 
 def _dense(matrix: Tensor) -> Tensor:
