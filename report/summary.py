@@ -19,6 +19,7 @@ import pandas as pd
 from ssn_core.bench import counters
 from ssn_core.bench import measure as bench
 from ssn_core.bench import show as efficiency
+from ssn_core.data.brightness import TELLING
 from ssn_core.errors import InputError
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import preset
@@ -75,7 +76,7 @@ def summarise(root: Path, name: str = "cpu") -> dict[str, Any]:
         "published": _records(reference("supersimplenet_published", root)),
         "speed": _records(speed.rename_axis("statistic").reset_index()),
         "counters": _counters(root),
-        "rules": {"near_one": NEAR_ONE, "rise": RISE, "top": TOP},
+        "rules": {"near_one": NEAR_ONE, "rise": RISE, "top": TOP, "telling": TELLING},
         "bench": measured,
         "derived": derived,
         "figures": _figures(root, profile),

@@ -31,7 +31,7 @@ TABLES = (
     *("table6_versions", "table7_weak", "table8_comparison", "table9_beyond"),
 )
 LINE_ART = (
-    *("ablation_b", "fig06_tradeoff", "fig14_convergence", "beta_band", "bench_speedup", "bench_growth", "beyond"),
+    *("ablation_b", "fig06_tradeoff", "fig14_convergence", "beta_band", "bench_speedup", "bench_growth"),
     *("fig16_roc_weak", "fig17_histogram_weak", "fig18_pixel_pr_weak"),
 )
 PICTURES = (

@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from ssn_core.data.layouts import Sample
 
-_TELLING, _ENOUGH = 0.9, 10  # an AUROC that is worth a word, and of how many images of each kind
+TELLING = 0.9  # an AUROC, or one minus it, that is worth a word
+_ENOUGH = 10  # images of each kind to say so
 
 
 def brightness(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, float]:
@@ -34,7 +35,7 @@ def remark(test: Sequence[Sample]) -> str:
     if min(defective, len(test) - defective) < _ENOUGH:
         return ""
     found = brightness([], test)
-    if max(found["auroc"], 1 - found["auroc"]) < _TELLING:
+    if max(found["auroc"], 1 - found["auroc"]) < TELLING:
         return ""
     return (
         "; the mean grey value alone tells its test images apart ({normal:.0f} of good ones, {defective:.0f} of "

@@ -33,7 +33,7 @@ class Sample:
 
     ``name``: posix path relative to the category's folder; ``mask``: None where none exists or may be opened;
     ``label``: 0 normal, 1 defective; ``defect``: "good", MVTec's defect folder, or "defect";
-    ``grey``: the mean of the image's pixels, 0 to 255.
+    ``grey``: the mean of the image's pixels, 0 to 255; None where it was not decoded.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Sample:
     mask: Path | None
     label: int
     defect: str
-    grey: float = 0.0
+    grey: float | None = None
 
 
 def layout_of(folder: Path) -> str:
@@ -194,5 +194,5 @@ def _sample(root: Path, image: Path, mask: Path | None, label: int | None, probl
         problems.append(f"{mask}: the mask is {'not ' * marked}empty, but {source} gives the image label {label}.")
     if any("\ud800" <= letter <= "\udfff" for letter in str(name)):
         problems.append(f"{ascii(str(image))}: the name is not UTF-8, so no results file can hold it; rename it.")
-    grey, peak = (0.0, 255) if pixels is None else (float(pixels.mean()), int(pixels.max()))
+    grey, peak = (None, 255) if pixels is None else (float(pixels.mean()), int(pixels.max()))
     return Sample(name.as_posix(), image, mask, label, defect if label else "good", grey), peak

@@ -1,4 +1,5 @@
-"""The experiments by name, each as what it changes against the baseline, and nothing else."""
+"""The experiments by name, each as what it changes against the baseline alone, and such changes as words of a command
+line; :func:`ssn_core.runs.profiles.run_command` writes them."""
 
 from __future__ import annotations
 

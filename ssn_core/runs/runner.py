@@ -92,7 +92,7 @@ class Runner:
     def _train(self) -> None:
         self.clock = time.monotonic()
         epochs, done = self.config.epochs, self.trainer.epochs_done
-        shown = {"desc": self.config.run_id, "leave": False, "disable": None, "dynamic_ncols": True}  # to who watches
+        shown = {"desc": self.config.run_id, "leave": False, "disable": None, "dynamic_ncols": True}  # for who watches
         with tqdm(total=epochs, initial=done, **shown) as bar:
             while self.trainer.epochs_done < epochs and not self.diverged:
                 self._one_epoch(bar)

@@ -161,29 +161,32 @@ def maps(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "e
     of_runs: dict[Path, list[Row]] = {}
     for row in rows:
         of_runs.setdefault(row.run.path, []).append(row)
+    lines = list(of_runs.values())
     height, width = rows[0].anomaly_map.shape
-    columns, above = len(rows) // len(of_runs), int(dataset is not None)
-    size = 6.3, 6.3 / columns * height / width * (len(of_runs) + above) + 0.4
-    figure, axes = plt.subplots(len(of_runs) + above, columns, figsize=size, squeeze=False)
-    for line, shown in zip(axes[above:], of_runs.values(), strict=True):
-        limits = {
-            "vmin": min(row.anomaly_map.min() for row in shown),
-            "vmax": max(row.anomaly_map.max() for row in shown),
-        }
-        for ax, row in zip(line, shown, strict=True):
-            ax.imshow(row.anomaly_map, cmap=MAP_COLOURS, **limits)
-        line[0].set_ylabel(method_label(shown[0].run.config, language).replace(", ", ",\n"), fontsize=7)
-    samples = {} if dataset is None else {sample.name: sample for sample in dataset.test}
-    for ax, row in zip(axes[0], shown, strict=True):
-        if samples:
-            image, truth = _photograph(samples[row.name], (height, width))
+    count, above = len(lines[0]), int(dataset is not None)
+    size = 6.3, 6.3 / count * height / width * (len(lines) + above) + 0.4
+    figure, axes = plt.subplots(len(lines) + above, count, figsize=size, squeeze=False)
+    for ax, row in zip(axes[0], lines[0], strict=True):
+        ax.set_title(row.name.removeprefix("test/").replace("/", "/\n"), fontsize=7)
+        if dataset is not None:
+            [sample] = [sample for sample in dataset.test if sample.name == row.name]
+            image, truth = _photograph(sample, (height, width))
             ax.imshow(image)
             if truth.any():
                 ax.contour(truth, [0.5], colors="red", linewidths=0.7)
-        ax.set_title(row.name.removeprefix("test/").replace("/", "/\n"), fontsize=7)
+    for line, of_run in zip(axes[above:], lines, strict=True):
+        _line_of_maps(line, of_run, language)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     return figure
+
+
+def _line_of_maps(axes: Sequence[Axes], rows: Sequence[Row], language: str) -> None:
+    shown = [row.anomaly_map for row in rows]
+    limits = {"vmin": min(map(np.min, shown)), "vmax": max(map(np.max, shown))}
+    for ax, values in zip(axes, shown, strict=True):
+        ax.imshow(values, cmap=MAP_COLOURS, **limits)
+    axes[0].set_ylabel(method_label(rows[0].run.config, language).replace(", ", ",\n"), fontsize=7)
 
 
 def _photograph(sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
