@@ -152,6 +152,10 @@ def test_the_loudness_of_noise_is_told_in_deviations_of_the_features(tmp_path: P
     assert list(line.get_xdata()) == pytest.approx([0.06, 0.25])
     of_a = [run.metrics["AUPRO"] for run in made[2:]]
     assert line.get_ydata()[0] == pytest.approx(np.mean(of_a)) and list(dots[0].get_ydata()) == pytest.approx(of_a)
+    made.append(fake_run(tmp_path, config_of("scenario_c", backbone="efficientnet_lite0")))
+    lines = sweeps.noise_scale(made).axes[2].lines
+    assert [len(x.get_xdata()) for x in lines if x.get_linestyle() == "-"] == [2, 1], "one line for each network"
+    assert [x.get_marker() for x in lines if len(x.get_xdata()) == 1][-1] == "s"
 
 
 def test_the_noise_is_drawn_as_the_run_kept_it(sweep: list[RunResult], capsys: pytest.CaptureFixture) -> None:

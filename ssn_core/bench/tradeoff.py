@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from ssn_core.bench.show import models, plain_logarithms, wide
 from ssn_core.runs.result import RunResult
 from ssn_core.study.labels import BACKBONES, METHOD_COLOURS, data_label, experiment_label, pick
-from ssn_core.study.style import bilingual, legend_below
+from ssn_core.study.style import MARKS, bilingual, legend_below
 
 #: what is compared, and whose speed it has: scenario C is A's network, trained otherwise
 TRADED = {name: name for name in ("baseline", "scenario_a", "scenario_b", "learned_noise_v2", "memory")}
 TRADED["scenario_c"] = "scenario_a"
-_MARKS = {"wide_resnet50_2": "^", "resnet18": "o", "efficientnet_lite0": "s"}
 _FOOT = 0.02  # where a network without a training stands
 
 
@@ -39,7 +38,7 @@ def tradeoff(table: pd.DataFrame, runs: Sequence[RunResult], language: str = "en
             continue  # its network stands there already
         forms = [(TRADED[experiment], backbone, form) for form in ("plain", "fold")]
         places, sizes = values["latency_batch1"][forms], areas[forms] if own else 12
-        colour, mark = METHOD_COLOURS[experiment], _MARKS[backbone]
+        colour, mark = METHOD_COLOURS[experiment], MARKS[backbone]
         for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC"), strict=True):
             heights = [sum(run.metrics[metric] for run in own) / len(own) if own else _FOOT] * 2
             ax.plot(places, heights, color=colour, lw=0.8, alpha=0.6, ls="-" if own else ":")

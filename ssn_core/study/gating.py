@@ -72,7 +72,7 @@ def gating_bars(runs: Sequence[RunResult], language: str = "en") -> Figure:
     gates = [
         pick(language, "no gate", "nessun filtro"),
         pick(language, "Youden\n(test set)", "Youden\n(test)"),
-        pick(language, "quantile\n(normal training)", "quantile\n(training normale)"),
+        pick(language, "quantile\n(normal training)", "quantile\n(addestramento, senza difetti)"),
     ]
     width = 0.8 / len(runs)
     for ax, (rule, title) in zip(axes, rules.items(), strict=True):

@@ -46,7 +46,8 @@ def noise_fields(runs: Sequence[RunResult], language: str = "en") -> Figure | No
     for ax in axes[:, :3].ravel():
         ax.set_axis_off()
         ax.title.set_fontsize(7)
-    text = pick(language, f"after {run.info['steps']} steps of training", f"dopo {run.info['steps']} passi di training")
+    steps = run.info["steps"]
+    text = pick(language, f"after {steps} steps of training", f"dopo {steps} passi di addestramento")
     figure.suptitle(f"{data_label(run.config, language)}, {text}", fontsize=7.5)
     return figure
 

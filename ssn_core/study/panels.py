@@ -124,7 +124,7 @@ def _texts(row: Row, language: str) -> tuple[str, ...]:
     score, map_score = (f"{value:+.2f}".replace("-", "\u2212") for value in row.scores)
     head = pick(language, "(classification head)", "(testa di classificazione)")
     maximum = pick(language, "(maximum of the map)", "(massimo della mappa)")
-    quantile = pick(language, "99 % of normal ones", "99 % dei normali")
+    quantile = pick(language, "99 % of normal ones", "99 % di quelle senza difetti")
     rule = quantile if row.run.config.method in WITHOUT_ZERO else "logit 0"
     return (
         method_label(row.run.config, language),

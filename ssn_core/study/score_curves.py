@@ -127,8 +127,8 @@ def _histogram(ax: Axes, run: RunResult, language: str) -> None:
         ax.axvline(youden["threshold"], color="black", ls="--", lw=1.1, label=name)
     quantile = run.metrics["train_quantile"]
     percent = f"{100 * quantile['quantile']:g}"
-    name = pick(language, f"{percent} % of normal training images", f"{percent} % delle immagini normali di training")
-    ax.axvline(quantile["score"], color="black", ls=":", lw=1.3, label=name)
+    normal = pick(language, "of normal training images", "delle immagini di addestramento senza difetti")
+    ax.axvline(quantile["score"], color="black", ls=":", lw=1.3, label=f"{percent} % {normal}")
     ax.grid(axis="x", visible=False)
 
 
@@ -159,7 +159,7 @@ def metric_bars(outcomes: Sequence[results.Outcome], metrics: Sequence[str], lan
 
 _OTHERS: dict[str, dict[str, Any]] = {
     "published": {"label": ("published", "pubblicato"), "look": {"marker": "D", "mfc": "white", "mec": PUBLISHED}},
-    "course": {"label": ("course report", "relazione del corso"), "look": {"marker": "x", "color": PUBLISHED}},
+    "course": {"label": ("course report", "relazione"), "look": {"marker": "x", "color": PUBLISHED}},
 }
 
 

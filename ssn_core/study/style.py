@@ -20,6 +20,7 @@ from ssn_core.study.labels import LANGUAGES
 _LINE = 112  # characters of legend text across a page
 NORMAL, DEFECTIVE = "#8A8A8A", "#C0392B"  # the two kinds of images in a histogram
 PUBLISHED = "#222222"  # what others measured
+MARKS = {"wide_resnet50_2": "^", "resnet18": "o", "efficientnet_lite0": "s"}
 styled = functools.partial(plt.style.context, Path(__file__).with_name("style.mplstyle"))  # for what is drawn inside
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -13,10 +14,10 @@ from matplotlib.figure import Figure
 
 from ssn_core.runs.result import RunResult
 from ssn_core.study import reference, tables
-from ssn_core.study.labels import method_colour, method_label, pick
+from ssn_core.study.labels import BACKBONES, method_colour, method_label, pick
 from ssn_core.study.results import Group, Outcome, groups
 from ssn_core.study.run_values import LAST_EVALUATIONS
-from ssn_core.study.style import PUBLISHED, bilingual, legend_below
+from ssn_core.study.style import MARKS, PUBLISHED, bilingual, legend_below
 from ssn_core.study.training_curves import ours_and_the_courses
 
 #: one method, four bounds: shades of its colour, dark for the widest
@@ -119,20 +120,26 @@ def _course_sweep(beta: float) -> pd.DataFrame:
 @bilingual
 def noise_scale(runs: Sequence[RunResult], language: str = "en") -> Figure:
     """Metrics of one category against the loudness of fixed noise, in standard deviations of the features that it is
-    added to: a dot per run in its method's colour, a line through the means."""
-    figure, axes = plt.subplots(1, 3, figsize=(6.3, 2.9), sharey=True)
+    added to: a dot per run in its method's colour, for every backbone a line through the means."""
+    figure, axes = plt.subplots(1, 3, figsize=(6.3, 2.9), sharex=True, sharey=True)
     made = sorted(groups(runs), key=_loudness)
+    networks = list(dict.fromkeys(group.config.backbone for group in made))
+    powers = range(math.floor(math.log(_loudness(made[0]), 4)), 1)
     for ax, metric in zip(axes, ("I-AUROC", "seg-I-AUROC", "AUPRO"), strict=True):
-        defined = [(group, found) for group in made if (found := group.sample(metric)) is not None]
-        ax.plot([_loudness(group) for group, _ in defined], [s.value for _, s in defined], color="#aaaaaa", lw=1)
-        for group, found in defined:
-            seeds = list(found.seeds.values())
-            look = {"color": method_colour(group.config), "marker": "o", "ms": 3.5, "ls": "", "alpha": 0.8}
-            ax.plot([_loudness(group)] * len(seeds), seeds, label=method_label(group.config, language), **look)
-        ax.set(title=metric, xscale="log", xlim=(0.05, 1.25), ylim=(0, 1.03))
-        ax.set_xticks([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1], ["1/16", "1/8", "1/4", "1/2", "1"])
+        for network in networks:
+            own = [(g, found) for g in made if g.config.backbone == network and (found := g.sample(metric))]
+            ax.plot([_loudness(g) for g, _ in own], [found.value for _, found in own], color="#aaaaaa", lw=1)
+            for group, found in own:
+                look = {"color": method_colour(group.config), "marker": MARKS[network], "ls": "", "alpha": 0.8}
+                ax.plot([_loudness(group)] * len(found.seeds), list(found.seeds.values()), ms=3.5, **look)
+        ax.set(title=metric, xscale="log", ylim=(0, 1.03))
+        ax.set_xticks([4.0**p for p in powers], [f"1/{4**-p}" if p else "1" for p in powers])
         ax.minorticks_off()
         ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
+    for config in {group.config.experiment: group.config for group in made}.values():
+        axes[0].plot([], [], "o", ms=3.5, color=method_colour(config), label=method_label(config, language))
+    for network in networks:
+        axes[0].plot([], [], MARKS[network], ms=3.5, ls="-", lw=1, color="#aaaaaa", label=BACKBONES[network])
     axes[1].set_xlabel(pick(language, "σ over the features' deviation", "σ sulla deviazione delle feature"))
     legend_below(figure, axes[0])
     return figure

@@ -45,7 +45,7 @@ def learning(outcomes: Sequence[Outcome], language: str = "en") -> Figure | None
     for ax in axes[-1]:
         ax.set_xlabel(pick(language, "optimiser steps", "passi dell'ottimizzatore"))
     axes[0][0].plot([], [], color=PUBLISHED, lw=1.6, marker=".", label=pick(language, "ours", "nostri"))
-    label = pick(language, "course report's training log", "log di training della relazione del corso")
+    label = pick(language, "course report's training log", "log di addestramento della relazione")
     axes[0][0].plot([], [], color=PUBLISHED, lw=0.7, label=label)
     for config in {o.config.experiment: o.config for o in outcomes}.values():
         axes[0][0].plot([], [], color=method_colour(config), label=method_label(config, language))
@@ -73,10 +73,9 @@ def convergence(runs: Sequence[RunResult], language: str = "en") -> Figure:
         rows, rule = reference.periodic(name), f"{name.partition('_beta')[0]}_as_published"
         axes[1].plot(rows["epoch"], rows["last_shown_avg_loss"], color=METHOD_COLOURS[rule], label=label)
     ours_and_the_courses(axes, language, pick(language, "measured here", "misurato qui"))
-    for ax in axes:
-        ax.set(yscale="log")
-        ax.legend()
-    axes[0].set_ylabel(pick(language, "mean training loss", "loss media di training"))
+    axes[0].set(yscale="log", ylabel=pick(language, "mean training loss", "loss media di addestramento"))  # shared
+    axes[1].legend()
+    legend_below(figure, axes[0])
     return figure
 
 
