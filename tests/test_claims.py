@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support import ROOT
 from report.claims import compare, judge, load_claims, load_comparisons, weigh
 from report.quantities import Quantity, missing_command, resolve
 from ssn_core.errors import InputError
+from ssn_core.runs.profiles import load_profile
 from ssn_core.study.differences import CONFIRMED, OPEN, REFUTED
 from ssn_core.study.results import aggregate
 
@@ -87,6 +89,20 @@ OVER_HALF = {"left": RUNS, "op": ">", "right": {"value": 0.5}}
 
 
 # What decides nothing
+
+
+def test_what_the_cpu_profile_plans_is_long_enough_for_the_claims() -> None:
+    images = {"bottle": 209, "carpet": 280, "screw": 320}
+    checks = [check for claim in load_claims(LEDGER) for check in claim["checks"] if "min_steps" in check]
+    sides = [(check["min_steps"], check[side].get("runs", {})) for check in checks for side in ("left", "right")]
+    planned = load_profile("cpu").known()
+    steps = {
+        (c.run_id, least): c.epochs * math.ceil(round(images[c.category] * (1 - c.validation_fraction)) / c.batch_size)
+        for least, where in sides
+        for c in planned
+        if c.category in images and (c.experiment, c.category) == (where.get("experiment"), where.get("category"))
+    }
+    assert len(steps) > 20 and {key: n for key, n in steps.items() if n < key[1]} == {}
 
 
 def test_a_check_without_grounds_is_open_and_says_why() -> None:

@@ -16,7 +16,6 @@ from ssn_core.metrics import METRICS
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.profiles import project_root
 from ssn_core.study.run_values import LAST_EVALUATIONS
-from ssn_core.study.trend import rise
 
 PUBLISHED_RUNS = 5  # behind every published mean and its sample standard deviation
 NEAR_ONE = 0.05  # a loss at most so far from one counts as near one
@@ -46,9 +45,8 @@ def reference(name: str, root: Path | None = None) -> pd.DataFrame:
 
 @functools.cache
 def log_statistics(root: Path | None = None) -> pd.DataFrame:
-    """The course report's log, a row per training and metric: the final test; mean, least and greatest of the last ten
-    periodic evaluations; what it gained over the last third of them; and the best one made while the loss lay near
-    one."""
+    """The course report's log, a row per training and metric: the final test; the first and the least of the periodic
+    evaluations; mean, least and greatest of the last ten of them; and the best one made while the loss lay near one."""
     rows = []
     log = reference("course_report_training_log", root)
     for (experiment, category), part in log.groupby(["experiment", "category"], sort=False):
@@ -58,7 +56,11 @@ def log_statistics(root: Path | None = None) -> pd.DataFrame:
         for metric in METRICS:
             row = {"experiment": experiment, "category": category, "metric": metric, "final": final[metric]}
             row |= {"late_mean": late[metric].mean(), "late_min": late[metric].min(), "late_max": late[metric].max()}
-            row |= {"rise": rise(periodic.set_index("epoch")[metric]), "near_one": near_one[metric].max()}
+            row |= {
+                "first": periodic[metric].iloc[0],
+                "least": periodic[metric].min(),
+                "near_one": near_one[metric].max(),
+            }
             rows.append(row | {"best": part[metric].max(), "loss": final["last_shown_avg_loss"]})
     return pd.DataFrame(rows)
 
