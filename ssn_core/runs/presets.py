@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "scenario_c_whole": {**_C, "noise_std": 1.0},
     "scenario_c_scales": {**_C, "noise_std": 0.1, "noise_std_high": 1.0},  # a different loudness for every image
     "scenario_c_equal": {**_C, "equal_brightness": True},
+    "scenario_c_rotated": {**_C, "rotations": True, "epochs": 75},  # of four times as many images
     "learned_noise_v1": {**_A, "noise": "learned_v1"},
     "learned_noise_v1_as_published": {**_A, "noise": "learned_v1", "noise_rule": "as_published"},
     "learned_noise_v2": _V2,
