@@ -86,7 +86,7 @@ def notebook(profile: str, device: str | None = None) -> Notebook:
         refuse_unknown(shell.user_ns.get("In", []))
     settings = load_profile(profile)
     os.chdir(project_root())  # Jupyter starts in notebooks/, and ./data is looked for
-    pd.options.display.max_rows, pd.options.display.max_colwidth = 200, 120
+    pd.options.display.max_rows, pd.options.display.max_colwidth = 200, None
     print(settings.description)
     return Notebook(settings, device)
 
