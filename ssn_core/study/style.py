@@ -15,12 +15,12 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from ssn_core.files import write_atomic
-from ssn_core.study.labels import LANGUAGES
+from ssn_core.study.labels import BACKBONES, LANGUAGES
 
 _LINE = 112  # characters of legend text across a page
 NORMAL, DEFECTIVE = "#8A8A8A", "#C0392B"  # the two kinds of images in a histogram
 PUBLISHED = "#222222"  # what others measured
-MARKS = {"wide_resnet50_2": "^", "resnet18": "o", "efficientnet_lite0": "s"}
+MARKS = dict.fromkeys(BACKBONES, "D") | {"wide_resnet50_2": "^", "resnet18": "o", "efficientnet_lite0": "s"}
 styled = functools.partial(plt.style.context, Path(__file__).with_name("style.mplstyle"))  # for what is drawn inside
 
 
