@@ -199,7 +199,7 @@ def growth(table: pd.DataFrame, language: str = "en") -> Figure | None:
     panels = (
         ("height", own, "growth_side|latency_batch1", "image side (pixels)", "lato dell'immagine (pixel)"),
         ("batch", own, "growth_batch|latency_batch1|throughput_batch16", "batch", "batch"),
-        ("images", table, "training_run", "training images (2 epochs)", "immagini di addestramento (2 epoche)"),
+        ("images", table, "training_run", "training images (2 epochs)", "immagini (2 epoche)"),
     )
     figure, axes = plt.subplots(1, len(panels), figsize=(6.3, 2.7))
     for ax, (column, rows, shown, *label) in zip(axes, panels, strict=True):
