@@ -29,7 +29,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where the
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; a user's mistake prints one line and returns 2, a training that breaks down 1, Ctrl-C 130."""
+    """Entry point; a user's mistake returns 2 and says what it is, a training that breaks down 1, Ctrl-C 130."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     usage_error = typer.BadParameter.__base__  # of typer's own click or of the package, by typer's version
     try:
@@ -64,12 +64,14 @@ def _failed(message: str, code: int) -> int:
 
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Argument(help="images alone (all good), good/ beside defects, or MVTec AD's layout")],
+    folder: Annotated[
+        Path, typer.Argument(help="images alone (all good), good/ beside defects, or a data set's layout")
+    ],
     fields: Fields = None,
     recipe: Annotated[
         str | None, typer.Option(help="a preset [default: memory, filled in one pass; scenario_c with --minutes]")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="the time to spend on a recipe of steps")] = None,
+    minutes: Annotated[float | None, typer.Option(help="the time to spend on a recipe of steps [default: 20]")] = None,
     store: Store = Path(STORE),
     device: Device = None,
 ) -> None:
@@ -96,7 +98,7 @@ def evaluate(
 ) -> None:
     """Measure a run on a labelled folder, with masks or without.
 
-    Example: ssn evaluate ssn-runs/scenario_c-resnet18-own-parts-s0-1a2b3c4d checked/
+    Example: ssn evaluate ssn-runs checked/
     """
     result = _finished(run)
     if folder is None:

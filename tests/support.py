@@ -18,6 +18,7 @@ from ssn_core.models.detectors import Detector, GapCamNet, MilNet, SimpleNet, Su
 from ssn_core.models.names import ADAPTORS
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import PRESETS, preset
+from ssn_core.runs.profiles import run_command
 from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
 
@@ -146,6 +147,11 @@ def assert_strict_json(folder: Path) -> None:
     """No NaN and no Infinity in any of a run folder's JSON files."""
     for path in folder.glob("*.json"):
         json.loads(path.read_text(), parse_constant=refuse_constant)
+
+
+def words_of(config: RunConfig, data: Path, store: Path) -> list[str]:
+    """The command line after ``python -m ssn_core`` that makes a run."""
+    return [*run_command(config).split()[3:], "--data-root", str(data), "--store", str(store)]
 
 
 def assert_same_bits(first: Path, second: Path) -> None:

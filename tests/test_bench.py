@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -186,9 +187,11 @@ def test_a_table_that_was_measured_in_part_is_drawn_as_far_as_it_goes(kept: str)
     assert show.growth(part) is None and tradeoff(part, []) is None and show.speedups(part) is not None
 
 
-def test_a_system_that_tells_no_peak_memory_has_a_trade_off_without_it() -> None:
-    table = committed()
-    assert tradeoff(table[table["measurement"] != "memory_throughput_batch16"], []) is not None
+def test_a_system_that_tells_no_peak_memory_has_a_trade_off_without_it(tmp_path: Path) -> None:
+    table, run = committed(), fake_run(tmp_path, preset("scenario_a", image_size=SIZE, epochs=EPOCHS))
+    figure = tradeoff(table[table["measurement"] != "memory_throughput_batch16"], [run])
+    sizes = np.concatenate([marks.get_sizes() for ax in figure.axes for marks in ax.collections])
+    assert set(sizes) == {12, 500}  # networks without a training, and with one
 
 
 def test_a_network_trained_otherwise_stands_at_its_own_speed(tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ def test_mvtec_is_whole() -> None:
     assert len(counts) == 15 and totals == (3629, 1725, 1258)  # Bergmann et al., CVPR 2019
 
 
+def test_an_epoch_of_rotated_images_is_four_times_as_long(tmp_path: Path) -> None:
+    usual, rotated = (
+        budget([NotRun(preset(name, category="screw"), "")]) for name in ("scenario_c", "scenario_c_rotated")
+    )
+    assert usual["steps a run"].item() == rotated["steps a run"].item() == 3000  # a quarter as many
+
+
 def test_a_step_is_the_median_of_what_was_measured_scaled_to_the_protocol(tmp_path: Path) -> None:
     for seed, seconds in enumerate((100.0, 300.0, 900.0)):  # 1, 3, 9 seconds a step of 8 images
         measured(tmp_path, preset("scenario_a", batch_size=8, seed=seed), seconds, 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from studied import EPOCHS, SIZE, config_of, fake_run, not_run, texts
 
 from ssn_core import InputError, RunResult, preset, run_command
 from ssn_core.runs.presets import PRESETS
-from ssn_core.study import labels, noise_view, panels, style, sweeps, tables
+from ssn_core.study import labels, noise_view, panels, reference, style, sweeps, tables
 from ssn_core.study import score_curves as figures
 from ssn_core.study import training_curves as histories
 from ssn_core.study.mask_curve import mask_curve
@@ -103,21 +104,31 @@ def test_learning_needs_a_log_or_several_evaluations(capsys: pytest.CaptureFixtu
     assert "nothing to draw" in capsys.readouterr().out
 
 
+def heights(figure: Any) -> list[float]:
+    """Of all points of all lines."""
+    return [float(y) for ax in figure.axes for line in ax.lines for y in line.get_ydata()]
+
+
 @pytest.mark.parametrize("language", labels.LANGUAGES)
 @pytest.mark.parametrize(
     "draw",
     [histories.convergence, histories.noise_histories, sweeps.beta_histories, sweeps.beta_band, sweeps.noise_scale],
 )
 def test_histories_draw_every_run(sweep: list[RunResult], draw, language: str) -> None:
+    """Without any of them there are fewer points."""
     figure = draw(sweep, language=language)
-    assert sum(len(line.get_xdata()) > 0 for ax in figure.axes for line in ax.lines) >= len(sweep)
     assert not re.search(r"\bnan\b", texts(figure), re.IGNORECASE)
+    for run in sweep:
+        rest = draw([other for other in sweep if other is not run], language=language)
+        assert len(heights(rest)) < len(heights(figure)), run.config.run_id
 
 
 @pytest.mark.parametrize("draw", [sweeps.beta_histories, sweeps.beta_band])
 def test_the_courses_log_is_shown_for_bounds_that_were_not_run(draw) -> None:
     absent = [not_run(config_of("learned_noise_v2", beta=beta)) for beta in (0.5, 0.1)]
-    assert sum(len(line.get_xdata()) > 0 for ax in draw(absent).axes for line in ax.lines) >= len(absent)
+    drawn = heights(draw(absent))
+    for beta in (0.5, 0.1):
+        assert reference.periodic(f"learned_noise_v2_beta{beta}")["I-AUROC"].iloc[-1] in drawn, beta
 
 
 @pytest.mark.parametrize("references", [True, False])

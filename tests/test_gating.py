@@ -20,11 +20,18 @@ def test_gating_counts_masks_and_pixels_on_normal_images_before_and_after(
     threshold = run.metrics["youden"]["score"]["threshold"]
     before, after = frame.loc[(gating.ABSOLUTE, "no gate")], frame.loc[(gating.ABSOLUTE, "Youden (test)")]
     passed = normal[normal["score"] >= threshold]
-    assert int(before["normal_with_mask"]) == (normal["map_score"] > 0).sum()
-    assert int(after["normal_with_mask"]) == (passed["map_score"] > 0).sum()
-    assert frame.loc[(gating.RELATIVE, "no gate"), "normal_with_mask"] == "6"  # scaling gives every image a mask
-    assert int(before["false_positive_pixels"]) == normal["marked"].sum() > int(after["false_positive_pixels"])
-    assert int(after["false_positive_pixels"]) == passed["marked"].sum()
+    assert before["normal images with a mask"] == (normal["map_score"] > 0).sum()
+    assert after["normal images with a mask"] == (passed["map_score"] > 0).sum()
+    by_range = frame.loc[(gating.RELATIVE, "no gate"), "normal images with a mask"]
+    assert by_range == 6  # scaling gives every image a mask
+    assert before["false positive pixels"] == normal["marked"].sum() > after["false positive pixels"]
+    assert after["false positive pixels"] == passed["marked"].sum()
+    defective = run.scores[run.scores["label"] == 1]
+    silent = (defective["map_score"] <= 0) | (defective["score"] < threshold)
+    assert after["defective images without a mask"] == silent.sum() > 0
+    quantile = run.metrics["train_quantile"]["score"]
+    by_normal = frame.loc[(gating.RELATIVE, "quantile (normal training)")]
+    assert by_normal["normal images with a mask"] == (normal["score"] >= quantile).sum()
     assert gating.gating_bars([run]).axes[0].patches[0].get_height() == 1.0
     assert not capsys.readouterr().out
 
@@ -35,7 +42,7 @@ def test_a_run_without_counted_pixels_loads_and_is_told_how_to_get_them(
     run = fake_run(tmp_path, config_of("simplenet"))
     run.scores.drop(columns=["marked", "marked_scaled"]).to_csv(run.path / "scores.csv", index=False)
     old = load_run(run.path)
-    assert set(gating.gating([old])["false_positive_pixels"]) == {"n/a"}
+    assert set(gating.gating([old])["false positive pixels"]) == {"n/a"}
     printed = capsys.readouterr().out
     assert run_command(old.config) in printed and "counts of marked pixels" in printed and printed.count("\n") == 1
     assert gating.gating_bars([old]) is not None

@@ -1,11 +1,11 @@
-"""One owner of a run, an orderly end on SIGTERM, and faults of the machine that are one line and lose nothing."""
+"""One owner of a run, an orderly end on SIGTERM, and too little memory, which is one line and loses nothing."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,14 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from support import COMPARED, ROOT, assert_same_bits, environment, quiet, tiny_config
+from support import COMPARED, ROOT, assert_same_bits, environment, quiet, tiny_config, words_of
 
-from ssn_core import files
 from ssn_core.__main__ import main
 from ssn_core.errors import InputError, Stopped
-from ssn_core.runs import checkpoint, guard, runner
+from ssn_core.runs import checkpoint, guard, runner, store
 from ssn_core.runs.guard import LOCK, owned
-from ssn_core.runs.profiles import run_command
 from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
 from ssn_core.runs.trainer import Trainer
@@ -163,6 +161,21 @@ def test_a_run_is_locked_while_it_trains_and_not_after(
     assert {path.name for path in tmp_path.iterdir()} == {config.run_id}
 
 
+def test_a_run_that_its_last_owner_ended_just_now_is_not_made_again(
+    finished: RunResult, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was absent when we looked, and is finished by the time that we own its folder."""
+    opened = store.open_dataset
+
+    def end(*arguments: Any, **options: Any) -> Any:
+        shutil.copytree(finished.path, tmp_path / finished.path.name, dirs_exist_ok=True)
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(store, "open_dataset", end)
+    monkeypatch.setattr(store, "Runner", lambda *_: pytest.fail("made again"))
+    assert run(finished.config, tmp_path, tiny_sets, log=quiet).metrics == finished.metrics
+
+
 # --- SIGTERM and Ctrl-C
 
 
@@ -171,8 +184,7 @@ def test_a_terminated_run_saves_ends_with_one_line_and_resumes_bit_for_bit(
     number: signal.Signals, finished: RunResult, tiny_sets: Path, tmp_path: Path
 ) -> None:
     config = finished.config
-    command = [*run_command(config).split()[3:], "--data-root", str(tiny_sets), "--store", str(tmp_path / "stopped")]
-    with process("-c", SLOW, *command, cwd=tmp_path) as other:
+    with process("-c", SLOW, *words_of(config, tiny_sets, tmp_path / "stopped"), cwd=tmp_path) as other:
         for line in other.stdout:
             if "epoch 2/3" in line:
                 break
@@ -220,83 +232,36 @@ def test_wherever_it_is_interrupted_a_whole_epoch_is_saved(
     assert_same_bits(resumed.path, finished.path)
 
 
-# --- faults of the machine
-
-
-def full_disk(*_: Any, **__: Any) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_full_disk_is_one_line_and_leaves_what_was_whole(
-    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_second_signal_does_not_cut_the_saving_short(
+    finished: RunResult, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(epochs=3)
-    command = [*run_command(config).split()[3:], "--data-root", str(tiny_sets), "--store", str(tmp_path)]
-    folder = tmp_path / config.run_id
-    original, kept = Path.write_bytes, []
+    train, write = Trainer.train_batch, checkpoint.write_bytes
 
-    def fill(path: Path, content: Any) -> int:
-        if path.name.startswith(".model"):  # after training; three files of the results are written by then
-            original(path, bytes(content)[:100])
-            full_disk()
-        return original(path, content)
+    def first(self: Trainer, *arguments: Any) -> Any:
+        if self.epochs_done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(self, *arguments)
 
-    monkeypatch.setattr(Path, "write_bytes", fill)
-    for _ in range(2):  # the second time from the results on
-        assert main(command) == 2
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1 and "No space left on device" in err
-        assert f"{folder / 'model.safetensors'} cannot be written" in err and "make room" in err
-        names = {path.name for path in folder.iterdir()}
-        assert not any(".part" in name or name in ("run.json", "model.safetensors", LOCK) for name in names), names
-        kept.append(names)
-    monkeypatch.undo()
-    assert main(command) == 0
-    assert {path.name for path in folder.iterdir()} == {"run.json", *COMPARED}
+    def second(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(*arguments)
+
+    monkeypatch.setattr(Trainer, "train_batch", first)
+    monkeypatch.setattr(checkpoint, "write_bytes", second)
+    with pytest.raises(Stopped, match="epoch 1 of 3 is saved"):
+        run(finished.config, tmp_path, tiny_sets, log=quiet)
+    state = torch.load(tmp_path / finished.path.name / "checkpoint.pt", weights_only=True)
+    assert state["trainer"]["epochs_done"] == 1
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(
-    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, count = tiny_config(epochs=3), [0]
-    original = files.os.fsync
-
-    def fill(handle: int) -> None:
-        count[0] += 1
-        if count[0] == 3:  # the lock, the first checkpoint, the second
-            full_disk()
-        original(handle)
-
-    monkeypatch.setattr(os, "fsync", fill)
-    with pytest.raises(InputError, match=r"checkpoint.pt cannot be written .*No space left"):
-        run(config, tmp_path, tiny_sets, checkpoint_seconds=0, log=quiet)
-    assert [path.name for path in (tmp_path / config.run_id).iterdir()] == ["checkpoint.pt"]
-    monkeypatch.undo()
-    lines: list[str] = []
-    run(config, tmp_path, tiny_sets, log=lines.append)
-    assert any("epoch 1 of 3" in line for line in lines)
-
-
-def test_no_room_for_the_lock_is_found_before_training_and_leaves_nothing(
-    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The system itself refuses a byte, as it does on a full disk."""
-    monkeypatch.setattr(runner, "build_model", lambda **_: pytest.fail("a model was built"))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        with pytest.raises(InputError, match=f"{LOCK} cannot be written .*choose another place"):
-            run(tiny_config(), tmp_path, tiny_sets, log=quiet)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list(tmp_path.iterdir()) == []
+# --- the device's memory
 
 
 def test_too_little_memory_on_the_device_names_what_to_lower_and_keeps_the_checkpoint(
     tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny_config(epochs=3)
-    command = [*run_command(config).split()[3:], "--data-root", str(tiny_sets), "--store", str(tmp_path)]
+    command = words_of(config, tiny_sets, tmp_path)
     original = Trainer.epoch
 
     def fill(self: Trainer) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 import ssn_core as ssn
 from ssn_core.__main__ import main
+from ssn_core.data.images import resize_nearest
 from ssn_core.inspection import prediction
 from ssn_core.inspection.threshold import Threshold
 from ssn_core.runs.result import RunResult
@@ -37,15 +38,32 @@ def test_prediction_writes_scores_heatmaps_and_masks(
     assert "0 unread" in capsys.readouterr().out
     table = rows((out / "scores.csv").read_text(encoding="utf-8"))
     assert len(table) == 12 and sum(", " in row["image"] for row in table) == 8
+    assert {row["decision"] for row in table} == {"good", "defective"}
     limit = Threshold.of(trained).value
     model = ssn.load_model(trained.path)
     for row in table:
         name = Path(row["image"]).relative_to(parts)
         assert (row["decision"] == "defective") == (float(row["map_score"]) > limit)
+        predicted = model.predict(row["image"])
+        assert float(row["map_score"]) == pytest.approx(predicted.map_score, abs=1e-3)
+        marked = predicted.anomaly_map > limit
         with Image.open(out / "masks" / name) as mask, Image.open(out / "heatmaps" / name) as heat:
             assert mask.size == (96, 96) and heat.size == (64, 64)
-            assert row["decision"] == "defective" or not np.asarray(mask).any()
-        assert float(row["map_score"]) == pytest.approx(model.predict(row["image"]).map_score, abs=1e-3)
+            assert (np.asarray(mask) != resize_nearest(marked, (96, 96))).mean() < 0.01  # a pixel at the limit may turn
+            red = np.asarray(heat)[..., 0].astype(float) - np.asarray(heat)[..., 2]
+        assert (red[marked] > 40).all()  # grey pictures
+
+
+def test_images_that_differ_in_their_suffix_alone_stay_apart(trained: RunResult, parts: Path, tmp_path: Path) -> None:
+    names = ("a.jpg", "a.png", "a.jpg.png")
+    (tmp_path / "new").mkdir()
+    for name, path in zip(names, sorted((parts / "good").iterdir()), strict=False):
+        with Image.open(path) as image:
+            image.convert("RGB").save(tmp_path / "new" / name)
+    out = tmp_path / "out"
+    assert main(["predict", str(trained.path), str(tmp_path / "new"), "--out", str(out)]) == 0
+    for kind in ("heatmaps", "masks"):
+        assert len(list((out / kind).iterdir())) == 3 and (out / kind / "a.png").is_file()
 
 
 def test_held_out_images_are_no_alarm(trained: RunResult, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:

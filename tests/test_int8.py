@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from ssn_core.__main__ import main
 from ssn_core.fast import export
 from ssn_core.fast import int8 as quantise
 from ssn_core.inspection import int8
-from ssn_core.inspection.training import train
 from ssn_core.metrics import METRICS
 
 onnx = pytest.importorskip("onnx", reason="needs the extra deploy")
@@ -40,6 +40,8 @@ def test_a_run_in_int8_says_what_it_costs(
         )
     assert any(line.startswith("decisions that change: ") and line.endswith(" of 7") for line in said)
     assert "ratio" in said[-1] and "VNNI" in said[-1]
+    properties = [{p.key: p.value for p in onnx.load(file).metadata_props} for file in (float32, path)]
+    assert properties[1].items() >= properties[0].items() and "threshold" in properties[0]
     images = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
     maps = [export.session(file)(images)[0] for file in (float32, path)]
     assert 0 < np.abs(maps[1] - maps[0]).mean() < 0.3 * maps[0].std()
@@ -64,11 +66,9 @@ def test_other_images_than_the_runs_are_refused(run: ssn.RunResult, tiny_sets: P
 
 
 def test_without_defects_good_images_are_compared(
-    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: ssn.RunResult, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, store = tiny_sets / "ring" / "train" / "good", tmp_path / "store"
-    fields = {"epochs": 1, "backbone": "efficientnet_lite0", "image_size": (64, 64), "batch_size": 4}
-    run, said = train(good, 1, fields, store, "cpu", log=quiet), []
+    run, good, said = ssn.load_run(shutil.copytree(trained.path, tmp_path / trained.path.name)), parts / "good", []
     path = int8.export_int8(run, None, str(good), log=said.append)
     assert path == run.path / "model.int8.onnx" and path.is_file()
     assert [line for line in said if line.startswith("not checked: whether defects are still found (no defective")]

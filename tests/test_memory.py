@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import halt, quiet, relative, rng, tiny_config
+from support import assert_same_bits, halt, quiet, relative, rng, tiny_config
 from torch import Tensor
 
 import ssn_core as ssn
@@ -118,11 +118,13 @@ def test_a_run_fills_evaluates_and_loads(name: str, tiny_sets: Path, tmp_path: P
     assert {"brightness training", "brightness normal", "brightness auroc"} <= run_values(result).keys()
 
 
-def test_a_run_that_was_stopped_fills_its_memory_anew(tiny_sets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", ["epoch 0 of 1", "epoch 1/1"])
+def test_a_run_that_was_stopped_goes_on_with_its_memory_or_fills_it(at: str, tiny_sets: Path, tmp_path: Path) -> None:
     whole = run(tiny_memory(), tmp_path / "whole", tiny_sets, log=quiet)
-    halt(tiny_memory(), tmp_path / "stopped", tiny_sets, at="epoch 0 of 1")
+    folder = halt(tiny_memory(), tmp_path / "stopped", tiny_sets, at=at)
+    assert (folder / "checkpoint.pt").is_file() == (at == "epoch 1/1")
     resumed = run(tiny_memory(), tmp_path / "stopped", tiny_sets, log=quiet)
-    assert (resumed.path / "scores.csv").read_bytes() == (whole.path / "scores.csv").read_bytes()
+    assert_same_bits(resumed.path, whole.path)
 
 
 def test_rotations_take_every_normal_image_at_four_angles() -> None:

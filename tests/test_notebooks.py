@@ -202,8 +202,9 @@ def test_figures_in_git_are_few_each_in_one_format_and_shown() -> None:
     assert hidden == []
 
 
-def test_panels_of_real_data_show_no_photograph(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("kind", ["panel", "maps"])
+def test_panels_and_maps_of_real_data_show_no_photograph(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """So no output holds one: photographs go below build/ and nowhere else. Those of synthetic data are shown."""
     run = fake_run(tmp_path / "store", config_of())
@@ -212,7 +213,7 @@ def test_panels_of_real_data_show_no_photograph(
     for name in ("mvtec", "synthetic"):
         dataset = dataset_for(run, tmp_path / "data", name)
         monkeypatch.setattr(profiles.Profile, "dataset", lambda self, config, found=dataset: found)
-        shown[name] = notebook.Notebook(load_profile("cpu")).panel([run])
+        shown[name] = getattr(notebook.Notebook(load_profile("cpu")), kind)([run])
     photograph = np.array([200, 40, 40])
 
     def reddish(figure: Any) -> int:
@@ -222,65 +223,16 @@ def test_panels_of_real_data_show_no_photograph(
 
     assert reddish(shown["mvtec"]) == 0 and reddish(shown["synthetic"]) > 1000
     kept = sorted(path.name for path in (tmp_path / "build" / "cpu" / "panels").iterdir())
-    assert kept == ["panel_ring_test_dent_006.png.en.png", "panel_ring_test_dent_006.png.it.png"]
+    assert kept == [f"{kind}_ring_test_dent_006.png.{language}.png" for language in ("en", "it")]
     assert "with photographs: build/cpu/panels" in capsys.readouterr().out
 
 
 def test_only_the_panel_method_opens_a_data_set() -> None:
     for path in NOTEBOOKS:
         sources = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
-        assert not re.search(r"\.dataset\(|open_dataset|read_image|find_root|panels\.panel\(", sources), path.name
-
-
-# Freezing
-
-
-def executed_book(folder: Path) -> Path:
-    """What papermill leaves: times, an absolute path, a stream in two parts, a widget beside what stands for it."""
-    code = nbformat.v4.new_code_cell("print(1)\nprint(2)", execution_count=1, metadata={"papermill": {"duration": 2}})
-    code.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("1\n", "2\n")]
-    Image.new("RGB", (2, 2)).save(png := io.BytesIO(), format="png")
-    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "7"}, "text/plain": "a widget"}
-    for data in (widget, widget | {"image/png": base64.b64encode(png.getvalue()).decode()}):
-        code.outputs.insert(1, nbformat.v4.new_output("display_data", data=data))
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), code])
-    book.metadata["papermill"] = {"input_path": "/home/someone/01_x.ipynb"}
-    path = folder / "build" / "01_x.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(book, path)
-    return path
-
-
-def test_freezing_drops_times_paths_and_widgets_and_repeats_its_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(freeze, "project_root", lambda: tmp_path)
-    monkeypatch.setattr(freeze, "_read_files", lambda: [])
-    stored = freeze.freeze(executed_book(tmp_path))
-    once = stored.read_bytes()
-    assert freeze.freeze(executed_book(tmp_path)).read_bytes() == once
-    assert b"someone" not in once and b"duration" not in once
-    book = nbformat.read(stored, as_version=4)
-    first, picture, second = book.cells[1].outputs
-    assert first.text + second.text == "1\n2\n" and picture.data.keys() == {"text/plain", "image/png"}
-    assert book.metadata.digest == freeze.digest(book)
-    book.cells[0].source = "# Another title"
-    assert book.metadata.digest != freeze.digest(book)
-
-
-def test_a_new_result_makes_the_stored_notebooks_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy_checkout(tmp_path, "profiles", "data/reference")
-    for module in (freeze, profiles):
-        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
-    book = nbformat.v4.new_notebook()
-    empty = freeze.digest(book)
-    run = fake_run(tmp_path / "data" / "results", config_of())
-    with_run = freeze.digest(book)
-    (run.path / "model.safetensors").touch()  # not in git, not shown
-    assert freeze.digest(book) == with_run != empty
-    (run.path / "metrics.json").write_text("{}")
-    assert freeze.digest(book) != with_run
+        assert not re.search(r"\.dataset\(|open_dataset|read_image|find_root|panels\.(panel|maps)\(", sources), (
+            path.name
+        )
 
 
 # The setup line
@@ -306,14 +258,6 @@ def test_the_setup_line_goes_to_the_checkout(monkeypatch: pytest.MonkeyPatch) ->
     assert Path.cwd() == ROOT and nb.profile.name == "demo" and not nb.references
     with pytest.raises(InputError, match="profile 'huge' is unknown"):
         notebook.notebook("huge")
-
-
-def test_the_log_of_a_notebook_keeps_milestones(capsys: pytest.CaptureFixture) -> None:
-    for epoch in range(1, 11):
-        notebook._milestones(f"[run] epoch {epoch}/10 loss 0.5")
-    notebook._milestones("[run] training on cpu")
-    printed = capsys.readouterr().out
-    assert re.findall(r"epoch (\d+)", printed) == ["2", "4", "6", "8", "10"] and "training on cpu" in printed
 
 
 def test_simplenet_sees_what_the_unsupervised_run_sees() -> None:

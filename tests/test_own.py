@@ -110,11 +110,11 @@ def test_epochs_fit_into_the_minutes(parts: Path) -> None:
     assert measured(0.01) == 1 and measured(1e6) == training.MOST_EPOCHS
 
 
-@pytest.mark.parametrize("recipe", ["supervised", "mixed", "weak_gap_cam_as_published"])
+@pytest.mark.parametrize("recipe", ["supervised", "mixed", "weak_gap_cam_as_published", "learned_noise_v1"])
 def test_the_first_steps_of_every_recipe_can_be_measured(
     recipe: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the good images alone, also where training will read masks; an epoch is as long as it will be."""
+    """On the good images alone, also for trainings with masks or a generator; an epoch is as long as it will be."""
     made: list[RunConfig] = []
     monkeypatch.setattr(training, "run", lambda config, *_, **__: made.append(config))
     fields = {"backbone": "efficientnet_lite0", "image_size": (96, 40), "batch_size": 4, "flips": 2}
@@ -122,7 +122,7 @@ def test_the_first_steps_of_every_recipe_can_be_measured(
     training.train(tiny_sets / "plates", 1e6, fields, tmp_path, recipe=recipe, log=quiet)
     assert made[0].epochs == training.MOST_EPOCHS
     [measured] = (json.loads(path.read_text()) for path in tmp_path.glob("*.minutes-1e+06.json"))
-    assert measured["steps_per_epoch"] == 3  # three defective images, each in two versions, and as many good ones
+    assert measured["steps_per_epoch"] == 3  # three defective images twice and six good ones, or eleven good ones
 
 
 def test_the_same_command_is_the_same_run(
@@ -171,3 +171,14 @@ def test_the_threshold_comes_from_good_images_and_clears_them(trained: RunResult
     assert threshold.value == pytest.approx(trained.scores.map_score.max(), abs=0.01)
     assert (threshold.false_alarms.count, threshold.false_alarms.total) == (0, 2)
     assert "95% interval 0.0% to 84.2%" in str(threshold)
+
+
+def test_the_threshold_is_the_smallest_that_one_good_image_in_a_hundred_exceeds(
+    trained: RunResult, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained.path, tmp_path / trained.path.name))
+    scores = trained.scores.iloc[[0] * 251].assign(map_score=[*np.arange(250.0), 1000.0], label=[0] * 250 + [1])
+    scores.to_csv(folder / "scores.csv", index=False)
+    threshold = Threshold.of(ssn.load_run(folder))
+    assert threshold.value == pytest.approx(247, abs=0.01) and threshold.value > 247
+    assert (threshold.false_alarms.count, threshold.false_alarms.total) == (2, 250)

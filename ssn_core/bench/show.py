@@ -60,7 +60,7 @@ def models(table: pd.DataFrame) -> list[Model]:
 
 def table3(table: pd.DataFrame, references: bool = True) -> pd.DataFrame:
     """The course report's Table 3 and section 6.7: one row per model and form; cells are text. Beside the plain form
-    the report's figures (P100, half precision). Memory: see :func:`ssn_core.bench.process.serve`.
+    the report's figures (P100, half precision). Memory: see :mod:`ssn_core.bench.process`.
     """
     columns = {"parameters (M)": "parameters", "GFLOPs": "operations", **_TIMED, **_PEAKS}
     columns = {name: measurement for name, measurement in columns.items() if "256" not in name}

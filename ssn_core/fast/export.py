@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ssn_core.errors import InputError
 from ssn_core.fast.inference import FoldedDetector, fold
 from ssn_core.fast.moments import Kept
-from ssn_core.fast.segmentation_step import LEAK
 from ssn_core.fast.upscaled_conv import Composed
 from ssn_core.files import write_atomic
 from ssn_core.models.detectors import Detector
+from ssn_core.models.heads import LEAK
 from ssn_core.models.trunk import equally_bright
 
 PARITY = 1e-4  # of logits, or of the largest one where that is above 1

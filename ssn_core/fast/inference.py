@@ -17,9 +17,9 @@ from ssn_core.errors import InputError
 from ssn_core.fast.batch_norm import fold_bn, fold_trunk
 from ssn_core.fast.moments import Kept
 from ssn_core.fast.row_bands import RowBands
-from ssn_core.fast.segmentation_step import LEAK
 from ssn_core.fast.upscaled_conv import Composed, UpscaledConv
 from ssn_core.models.detectors import Detector, GapCamNet, MapScored, MemoryNet
+from ssn_core.models.heads import LEAK
 from ssn_core.models.memory import nearest
 from ssn_core.models.product import product
 from ssn_core.models.upscale import border_bias, map_matrices, upscale

@@ -17,10 +17,8 @@ from torch import Tensor
 from ssn_core.fast.masked import Masked
 from ssn_core.fast.moments import Kept, Moments, blocks, track
 from ssn_core.fast.row_bands import CACHE_ROWS, Part, RowBands
-from ssn_core.models.heads import SegmentationHead
+from ssn_core.models.heads import LEAK, SegmentationHead
 from ssn_core.models.product import summed, varying
-
-LEAK = 0.2
 
 
 def projected(

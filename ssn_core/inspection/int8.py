@@ -20,6 +20,7 @@ from ssn_core.inspection.threshold import Threshold, not_available
 from ssn_core.metrics import METRICS
 from ssn_core.runs.evaluation import Outputs, Truth, measure
 from ssn_core.runs.result import Log, RunResult
+from ssn_core.runs.store import load_model
 from ssn_core.runs.training_set import TrainingSet
 
 CALIBRATION = 32  # good training images, spread evenly over the set
@@ -45,7 +46,7 @@ def export_int8(run: RunResult, path: Path | None, data_root: str | None = None,
     size = run.config.image_size
     threshold, truth = Threshold.of(run), Truth.of(dataset.test, size)
     with tempfile.TemporaryDirectory() as folder:
-        exact = write_float32(run, Path(folder, "float32.onnx"))
+        exact = write_float32(run, load_model(run.path), Path(folder, "float32.onnx"))
         rough = write_int8(exact, Path(folder, "int8.onnx"), (_read(image, size) for image in chosen))
         calls = [session(file) for file in (exact, rough)]
         before, after = (_outputs(run, call, dataset) for call in calls)

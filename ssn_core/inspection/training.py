@@ -22,8 +22,8 @@ from ssn_core.runs.config import RunConfig
 from ssn_core.runs.features import extract
 from ssn_core.runs.presets import preset
 from ssn_core.runs.result import Log, RunResult
+from ssn_core.runs.runner import trainer_of
 from ssn_core.runs.store import memory_errors, run, usable_device
-from ssn_core.runs.trainer import Trainer
 from ssn_core.runs.training_set import TrainingSet
 
 FILLED, STEPPED = "memory", "scenario_c"  # the recipes: notebook 07 compares them on a hard object
@@ -122,7 +122,7 @@ def epochs_within(
         start = clock()
         features = extract(model.trunk, entries, config.image_size, device, lambda _: None)
         image = (clock() - start) / len(entries)
-        trainer = Trainer(config, model, features, TrainingSet(entries, len(entries), []), device)
+        trainer = trainer_of(config)(config, model, features, TrainingSet(entries, len(entries), []), device)
         trainer.epoch()  # makes what is made once
         began, before = clock(), trainer.step
         trainer.epoch()

@@ -12,6 +12,7 @@ from ssn_core.errors import InputError
 from ssn_core.models.names import ADAPTORS
 
 SEGMENTATION_WIDTH, CLASSIFICATION_WIDTH = 1024, 128
+LEAK = 0.2  # slope of the segmentation head's LeakyReLU below zero
 
 
 def make_adaptor(kind: str, channels: int) -> nn.Module:
@@ -38,7 +39,7 @@ class SegmentationHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> map logits (B, 1, h, w)."""
-        return self.project(F.leaky_relu(self.bn(self.conv(features)), 0.2))
+        return self.project(F.leaky_relu(self.bn(self.conv(features)), LEAK))
 
 
 class ClassificationHead(nn.Module):

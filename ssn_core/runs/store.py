@@ -66,7 +66,7 @@ def _of_these_data(finished: RunResult, data_root: str | Path | None, log: Log) 
         raise InputError(
             f"{finished.path} was made with other data (fingerprint {str(made)[:12]}) than "
             f"{find_root(config.dataset, config.category, data_root)} holds ({found[:12]}); point data_root (or "
-            "SSN_DATA_DIR) at the data it was made with, or choose another store to train on these"
+            "SSN_DATA_DIR) at the data it was made with; to train on these, delete that folder or choose another store"
         )
     if found:
         log(f"[{config.run_id}] loaded, not trained; its data are unchanged")

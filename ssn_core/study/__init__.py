@@ -1,1 +1,1 @@
-"""What run folders say: tables, curves, panels, notebooks. Imports ``runs`` and below."""
+"""What run folders say: tables, curves, panels, notebooks. Imports ``inspection`` and below."""

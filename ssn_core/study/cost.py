@@ -106,7 +106,8 @@ def _steps(config: RunConfig) -> int:
     if config.method == "memory":
         return 0
     counts = EXPECTED[config.dataset, config.category]
-    unsupervised = config.supervision == "unsupervised"
-    images = counts.train - counts.train_defective if unsupervised else 2 * config.flips * counts.train_defective
-    images -= int(images * config.validation_fraction)
+    images = 2 * config.flips * counts.train_defective
+    if config.supervision == "unsupervised":
+        normal = counts.train - counts.train_defective
+        images = (normal - int(normal * config.validation_fraction)) * (4 if config.rotations else 1)
     return config.epochs * math.ceil(images / config.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +33,7 @@ def gating(runs: Sequence[RunResult]) -> pd.DataFrame:
     return pd.DataFrame([row for run in runs for row in _rows(run)])
 
 
-def _rows(run: RunResult) -> list[dict[str, str]]:
+def _rows(run: RunResult) -> list[dict[str, Any]]:
     youden, quantile = run.metrics["youden"]["score"], run.metrics["train_quantile"]["score"]
     thresholds = (-np.inf, None if youden == NOT_AVAILABLE else youden["threshold"], quantile)
     gates = {gate: value for gate, value in zip(GATES, thresholds, strict=True) if value is not None}
@@ -44,7 +45,7 @@ def _rows(run: RunResult) -> list[dict[str, str]]:
     ]
 
 
-def _row(run: RunResult, rule: str, threshold: float) -> dict[str, str]:
+def _row(run: RunResult, rule: str, threshold: float) -> dict[str, Any]:
     scores = run.scores
     normal, passed = scores["label"] == 0, scores["score"] >= threshold
     # scaled to its own range every map has a maximum of 1
@@ -53,11 +54,11 @@ def _row(run: RunResult, rule: str, threshold: float) -> dict[str, str]:
     pixels = scores[column][normal & passed].sum() if column in scores else NOT_AVAILABLE
     return {
         "threshold": "" if threshold == -np.inf else f"{threshold:.4f}",
-        "normal_images": str(normal.sum()),
-        "normal_with_mask": str((shown & normal).sum()),
-        "defective_images": str((~normal).sum()),
-        "defective_without_mask": str((~shown & ~normal).sum()),
-        "false_positive_pixels": str(pixels),
+        "normal images": int(normal.sum()),
+        "normal images with a mask": int((shown & normal).sum()),
+        "defective images": int((~normal).sum()),
+        "defective images without a mask": int((~shown & ~normal).sum()),
+        "false positive pixels": pixels,
     }
 
 
@@ -79,11 +80,11 @@ def gating_bars(runs: Sequence[RunResult], language: str = "en") -> Figure:
         for j, run in enumerate(runs):
             mine = pd.DataFrame([row for row in _rows(run) if row["mask"] == rule]).set_index("gate")
             places = np.array([GATES.index(gate) for gate in mine.index]) + (j - (len(runs) - 1) / 2) * width
-            alarms = mine["normal_with_mask"].astype(int) / mine["normal_images"].astype(int)
-            missed = mine["defective_without_mask"].astype(int) / mine["defective_images"].astype(int)
+            alarms = mine["normal images with a mask"] / mine["normal images"]
+            missed = mine["defective images without a mask"] / mine["defective images"]
             label = method_label(run.config, language)
             bars = ax.bar(places, alarms, 0.9 * width, color=method_colour(run.config), label=label)
-            ax.bar_label(bars, mine["normal_with_mask"], fontsize=6, padding=1)
+            ax.bar_label(bars, mine["normal images with a mask"], fontsize=6, padding=1)
             ax.plot(places + 0.32 * width, missed, "v", color="white", mec="black", ms=4.5, zorder=4, clip_on=False)
         ax.set_xticks(range(len(gates)), gates)
         ax.set(title=title, ylim=(0, 1.08))

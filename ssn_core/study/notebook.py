@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import itertools
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ class Notebook:
 
     def run(self, runs: str | list[RunConfig]) -> list[RunResult | NotRun]:
         """Run or load one experiment of the profile on the report's backbones, or the configurations given."""
-        return self.profile.run(runs, device=self.device, log=_milestones)
+        return self.profile.run(runs, device=self.device)
 
     def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write ``<figures>/<name>.csv`` and return the frame, to be shown."""
@@ -102,12 +101,3 @@ def refuse_unknown(cells: Sequence[str]) -> None:
 def _assigned(source: str) -> set[str]:
     names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
     return {node.id for node in names if isinstance(node.ctx, ast.Store)}
-
-
-def _milestones(text: str) -> None:
-    """A log for notebooks: every fourth part of a run's epochs, and all that is not an epoch."""
-    if (found := re.search(r" epoch (\d+)/(\d+) ", text)) is not None:
-        epoch, epochs = map(int, found.groups())
-        if epoch != epochs and epoch % max(1, epochs // 4):
-            return
-    print(text, flush=True)

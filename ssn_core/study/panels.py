@@ -84,7 +84,8 @@ def panel(rows: Sequence[Row], dataset: Dataset | None = None, language: str = "
         (_text_above if tall else _text_beside)(axes[i, 0], row, language)
         for ax, (title, look) in zip(axes[i, -count:], pictures[i], strict=True):
             shown = ax.imshow(**(look | {"X": np.rot90(look["X"])} if tall else look))
-            ax.set_axis_off()
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set(visible=True, linewidth=0.4, color="#999999")  # a mask may be as white as the page
             if i == 0 and not tall:
                 ax.set_title(title, fontsize=7)
             elif i == len(rows) - 1 and tall:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from sklearn.metrics import roc_auc_score
 
 from ssn_core.metrics import METRICS
 from ssn_core.runs.result import RunResult
@@ -87,6 +88,7 @@ def _on_logits(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def _operating_points(result: RunResult) -> dict[str, Any]:
     """TPR and FPR at Youden's threshold, chosen on the test set, and at the quantile of normal training images.
 
+    ``fused-I-AUROC``: of the score that is further above its quantile; what fuses them is fixed on normal images.
     ``crossed``: the map score held against Youden's threshold of the image score, both on the scales that the published
     code prints (erratum 5).
     """
@@ -102,6 +104,8 @@ def _operating_points(result: RunResult) -> dict[str, Any]:
     values["Youden threshold (logit)"] = youden["score"]["threshold"]
     for rule in ("Youden", "quantile"):
         values[f"{rule} J"] = values[f"{rule} TPR"] - values[f"{rule} FPR"]
+    beyond = [result.scores[column] - quantile[column] for column in ("score", "map_score")]
+    values["fused-I-AUROC"] = roc_auc_score(~normal, np.maximum(*beyond))
     if (result.scores["score"] == result.scores["map_score"]).all():  # a method with one score has none to cross
         return values
     printed, threshold = as_published(result.scores, youden["score"]["threshold"])

@@ -34,7 +34,8 @@ _AREAS = {"roc": {"score": "I-AUROC", "map_score": "seg-I-AUROC"}, "pr": {"score
 
 @bilingual
 def image_curves(runs: Sequence[RunResult], kind: str = "roc", language: str = "en") -> Figure:
-    """ROC (``kind="roc"``) or precision-recall ("pr") curves of both scores; colours tell methods, dashes categories.
+    """ROC (``kind="roc"``) or precision-recall ("pr") curves of both scores; colours tell methods, dashes
+    categories and seeds.
 
     A dot marks Youden's point on ROC curves.
     """
@@ -82,9 +83,10 @@ def _image_curve(ax: Axes, run: RunResult, runs: Sequence[RunResult], kind: str,
 
 
 def _line(run: RunResult, runs: Sequence[RunResult]) -> dict[str, str]:
-    """Colour by method, dashes by category in order of appearance."""
-    categories = list(dict.fromkeys(r.config.category for r in runs))
-    return {"color": method_colour(run.config), "ls": _DASHES[categories.index(run.config.category) % len(_DASHES)]}
+    """Colour by method, dashes by category and seed in order of appearance."""
+    kinds = list(dict.fromkeys((r.config.category, r.config.seed) for r in runs))
+    dashes = _DASHES[kinds.index((run.config.category, run.config.seed)) % len(_DASHES)]
+    return {"color": method_colour(run.config), "ls": dashes}
 
 
 def _short(run: RunResult, runs: Sequence[RunResult], language: str) -> str:

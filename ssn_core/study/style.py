@@ -47,7 +47,7 @@ def bilingual(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None
         with styled():
             made = draw(data, *rest, language=language, **options)
         if made is None:
-            return print(f"{draw.__name__}: nothing to draw, nothing of it was measured")
+            return print(f"{draw.__name__}: nothing to draw")
         if language == "it":
             _write_commas(made)
         plt.close(made)  # a notebook shows what its cell returns, not every open figure

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import COMPARED, environment, tiny_checkout, tiny_config
+from support import COMPARED, assert_same_bits, environment, tiny_checkout, tiny_config
 
 from ssn_core.runs.profiles import run_command
 from ssn_core.runs.store import load_run
@@ -115,9 +115,7 @@ def test_runs_survive_a_requeue_and_the_loss_of_their_node(cluster: Cluster) -> 
     command = [sys.executable, *run_command(config).split()[1:], "--store", "whole", "--data-root", "data/synthetic"]
     alone = cluster.environment | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=cluster.root, env=alone, check=True, capture_output=True, timeout=600)
-    for name in COMPARED:
-        ours, whole = (cluster.root / store / config.run_id / name for store in ("store", "whole"))
-        assert ours.read_bytes() == whole.read_bytes(), name
+    assert_same_bits(*(cluster.root / store / config.run_id for store in ("store", "whole")))
 
 
 def test_a_queue_that_is_interrupted_cancels_its_jobs_and_they_save(cluster: Cluster) -> None:
