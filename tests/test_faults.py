@@ -39,16 +39,18 @@ def start(store, place, at):
     child = os.fork()
     if child:
         return child
-    counts, training = dict.fromkeys(PLACES, 0), False
+    counts, training, known = dict.fromkeys(PLACES, 0), False, {}
     def follow(line):
         nonlocal training
         training = training or "training on" in line
     def look(frame, event, argument):
-        for name, files in PLACES.items():
-            here = training or name == "anywhere"
-            counts[name] += here and any(file in frame.f_code.co_filename for file in files)
-        if counts[place] == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        file = frame.f_code.co_filename
+        if file not in known:
+            known[file] = [name for name, parts in PLACES.items() if any(part in file for part in parts)]
+        for name in known[file]:
+            counts[name] += training or name == "anywhere"
+            if name == place and counts[name] == at:
+                os.kill(os.getpid(), signal.SIGKILL)
     sys.setprofile(look)
     code = 0
     try:
