@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,13 @@ class Hostile:
 def environment(**changes: str) -> dict[str, str]:
     """For a process that finds what it stands in: without this machine's data and this checkout's package."""
     return {k: v for k, v in os.environ.items() if k not in ("SSN_DATA_DIR", "PYTHONPATH")} | changes
+
+
+def process(*arguments: str, **changes: Any) -> subprocess.Popen[str]:
+    """Another Python, of this checkout, with as many threads as this one."""
+    here = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS=str(torch.get_num_threads()))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-u", *arguments], env=here, **pipes | changes)
 
 
 def copy_checkout(root: Path, *names: str) -> Path:

@@ -35,7 +35,7 @@ def test_mvtec_is_whole() -> None:
     assert len(counts) == 15 and totals == (3629, 1725, 1258)  # Bergmann et al., CVPR 2019
 
 
-def test_an_epoch_of_rotated_images_is_four_times_as_long(tmp_path: Path) -> None:
+def test_an_epoch_of_rotated_images_is_four_times_as_long() -> None:
     usual, rotated = (
         budget([NotRun(preset(name, category="screw"), "")]) for name in ("scenario_c", "scenario_c_rotated")
     )

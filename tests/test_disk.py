@@ -1,4 +1,4 @@
-"""Places without room, and places that cannot be written: one line, found early, and what was whole stays."""
+"""Disks and devices without room, places that cannot be written: one line, and what was whole stays."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support import COMPARED, quiet, tiny_config, words_of
 
 from ssn_core import files
@@ -18,6 +19,7 @@ from ssn_core.errors import InputError
 from ssn_core.runs import runner
 from ssn_core.runs.guard import LOCK
 from ssn_core.runs.store import run
+from ssn_core.runs.trainer import Trainer
 
 
 def full_disk(*_: Any, **__: Any) -> None:
@@ -94,7 +96,7 @@ def test_a_store_without_room_is_found_before_training(
     place: str, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read only (also for root), too long a name, and room for small files but not for a checkpoint."""
-    monkeypatch.setattr(runner.Trainer, "epoch", lambda _: pytest.fail("it trained"))
+    monkeypatch.setattr(Trainer, "epoch", lambda _: pytest.fail("it trained"))
     monkeypatch.setattr(os, "posix_fallocate", full_disk)
     with pytest.raises(InputError, match="cannot be written .*; make room, or choose another place") as caught:
         run(tiny_config(), tmp_path / place, tiny_sets, log=quiet)
@@ -120,3 +122,29 @@ def test_a_full_temporary_folder_is_one_line_and_no_signal(
     with pytest.raises(InputError, match="feature cache in .*temporary .set by TMPDIR. cannot be written .*No space"):
         run(tiny_config(), tmp_path / "store", tiny_sets, log=quiet)
     assert list((tmp_path / "temporary").iterdir()) == [] == list((tmp_path / "store").iterdir())
+
+
+def test_too_little_memory_on_the_device_names_what_to_lower_and_keeps_the_checkpoint(
+    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(epochs=3)
+    command = words_of(config, tiny_sets, tmp_path)
+    original = Trainer.epoch
+
+    def fill(self: Trainer) -> dict[str, Any]:
+        if self.epochs_done == 1:
+            raise torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which"
+            )
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "epoch", fill)
+    with pytest.raises(InputError, match="checkpoint of this run stays in"):
+        run(config, tmp_path, tiny_sets, checkpoint_seconds=0, log=quiet)
+    assert main(command) == 2  # again, from the checkpoint
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "CUDA out of memory. Tried to allocate 2.00 GiB. Lower batch_size=4 or" in err
+    assert "image_size=64,64" in err and str(tmp_path / config.run_id) in err
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert "training on cpu, epoch 1 of 3" in capsys.readouterr().out

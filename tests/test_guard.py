@@ -1,4 +1,4 @@
-"""One owner of a run, an orderly end on SIGTERM, and too little memory, which is one line and loses nothing."""
+"""One owner of a run at a time: who is refused, who takes over."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import errno
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from support import COMPARED, ROOT, assert_same_bits, environment, quiet, tiny_config, words_of
+from support import COMPARED, process, quiet, tiny_config
 
-from ssn_core.__main__ import main
-from ssn_core.errors import InputError, Stopped
-from ssn_core.runs import checkpoint, guard, runner, store
+from ssn_core.errors import InputError
+from ssn_core.runs import guard, store
 from ssn_core.runs.guard import LOCK, owned
 from ssn_core.runs.result import RunResult
 from ssn_core.runs.store import run
@@ -34,24 +30,6 @@ with owned(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
-SLOW = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
-from ssn_core.__main__ import main
-from ssn_core.runs.trainer import Trainer
-epoch = Trainer.epoch
-def slow(self):
-    time.sleep(60 if self.epochs_done == 2 else 0)
-    return epoch(self)
-Trainer.epoch = slow
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def process(*arguments: str, **changes: Any) -> subprocess.Popen[str]:
-    here = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS=str(torch.get_num_threads()))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-u", *arguments], env=here, **pipes | changes)
 
 
 @pytest.fixture
@@ -174,110 +152,3 @@ def test_a_run_that_its_last_owner_ended_just_now_is_not_made_again(
     monkeypatch.setattr(store, "open_dataset", end)
     monkeypatch.setattr(store, "Runner", lambda *_: pytest.fail("made again"))
     assert run(finished.config, tmp_path, tiny_sets, log=quiet).metrics == finished.metrics
-
-
-# --- SIGTERM and Ctrl-C
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_terminated_run_saves_ends_with_one_line_and_resumes_bit_for_bit(
-    number: signal.Signals, finished: RunResult, tiny_sets: Path, tmp_path: Path
-) -> None:
-    config = finished.config
-    with process("-c", SLOW, *words_of(config, tiny_sets, tmp_path / "stopped"), cwd=tmp_path) as other:
-        for line in other.stdout:
-            if "epoch 2/3" in line:
-                break
-        other.send_signal(number)
-        out, err = other.communicate(timeout=60)
-    assert other.returncode == 130 and "Traceback" not in out + err
-    (line,) = (line for line in err.splitlines() if line.startswith("ssn: "))
-    folder = tmp_path / "stopped" / config.run_id
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["trainer"]["epochs_done"] == 2
-    assert "epoch 2 of 3 is saved, and the same command goes on" in line
-    assert {path.name for path in folder.iterdir()} == {"checkpoint.pt"}
-    lines: list[str] = []
-    resumed = run(config, tmp_path / "stopped", tiny_sets, log=lines.append)
-    assert any("training on cpu, epoch 2 of 3" in line for line in lines)
-    assert_same_bits(resumed.path, finished.path)
-
-
-@pytest.mark.parametrize("where", ["epoch", "evaluation", "checkpoint", "results"])
-def test_wherever_it_is_interrupted_a_whole_epoch_is_saved(
-    where: str, finished: RunResult, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a step, in an evaluation after it, while a checkpoint is written, and while results are."""
-    places = {
-        "epoch": (Trainer, "train_batch", 5),  # two batches an epoch
-        "evaluation": (runner.evaluate, "measure", 3),  # twice an evaluation: test images, held-out images
-        "checkpoint": (checkpoint, "write_bytes", 2),
-        "results": (runner, "write_csv", 1),
-    }
-    owner, name, at = places[where]
-    original, count = getattr(owner, name), [0]
-
-    def interrupting(*arguments: Any) -> Any:
-        count[0] += 1
-        if count[0] == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
-
-    monkeypatch.setattr(owner, name, interrupting)
-    saved = {"epoch": 2, "evaluation": 1, "checkpoint": 2, "results": 3}[where]
-    with pytest.raises(Stopped, match=f"epoch {saved} of 3 is saved"):
-        run(finished.config, tmp_path / "stopped", tiny_sets, checkpoint_seconds=0, log=quiet)
-    monkeypatch.undo()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    resumed = run(finished.config, tmp_path / "stopped", tiny_sets, log=quiet)
-    assert_same_bits(resumed.path, finished.path)
-
-
-def test_a_second_signal_does_not_cut_the_saving_short(
-    finished: RunResult, tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, write = Trainer.train_batch, checkpoint.write_bytes
-
-    def first(self: Trainer, *arguments: Any) -> Any:
-        if self.epochs_done == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train(self, *arguments)
-
-    def second(*arguments: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        write(*arguments)
-
-    monkeypatch.setattr(Trainer, "train_batch", first)
-    monkeypatch.setattr(checkpoint, "write_bytes", second)
-    with pytest.raises(Stopped, match="epoch 1 of 3 is saved"):
-        run(finished.config, tmp_path, tiny_sets, log=quiet)
-    state = torch.load(tmp_path / finished.path.name / "checkpoint.pt", weights_only=True)
-    assert state["trainer"]["epochs_done"] == 1
-
-
-# --- the device's memory
-
-
-def test_too_little_memory_on_the_device_names_what_to_lower_and_keeps_the_checkpoint(
-    tiny_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny_config(epochs=3)
-    command = words_of(config, tiny_sets, tmp_path)
-    original = Trainer.epoch
-
-    def fill(self: Trainer) -> dict[str, Any]:
-        if self.epochs_done == 1:
-            raise torch.cuda.OutOfMemoryError(
-                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which"
-            )
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "epoch", fill)
-    with pytest.raises(InputError, match="checkpoint of this run stays in"):
-        run(config, tmp_path, tiny_sets, checkpoint_seconds=0, log=quiet)
-    assert main(command) == 2  # again, from the checkpoint
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "CUDA out of memory. Tried to allocate 2.00 GiB. Lower batch_size=4 or" in err
-    assert "image_size=64,64" in err and str(tmp_path / config.run_id) in err
-    monkeypatch.undo()
-    assert main(command) == 0
-    assert "training on cpu, epoch 1 of 3" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support import ROOT
 
+from ssn_core.runs.profiles import load_profile
 from ssn_core.runs.result import FILES, load_run
 
 #: what each room may import besides itself; ``errors`` and ``files`` lie under all of them
@@ -89,7 +90,9 @@ def test_committed_runs_keep_their_ids_and_hold_no_picture() -> None:
     paths = [ROOT / line for line in listed.stdout.splitlines()]
     assert {path.name for path in paths} <= set(FILES)
     folders = {path.parent for path in paths}
+    of_profile = {config.run_id for config in load_profile("cpu").known()}
     assert len(folders) > 100
+    assert {folder.name for folder in folders if not folder.name.startswith("noise_control")} <= of_profile
     for folder in folders:
         assert load_run(folder).config.run_id == folder.name
         assert set(np.load(folder / "examples.npz").files) == {"images", "maps"}, folder.name

@@ -97,10 +97,11 @@ def test_image_labels_alone_teach_other_methods_too(
     name: str, plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SuperSimpleNet: defective images teach the score, synthetic regions on normal images the map. No noise in MIL."""
-    asked = guard(monkeypatch, is_training_mask)
-    result = run(tiny_config(name, batch_size=2), tmp_path / "store", plates, log=quiet)
+    asked, config = guard(monkeypatch, is_training_mask), tiny_config(name, batch_size=2)
+    result = run(config, tmp_path / "with", plates, log=quiet)
     assert asked and {path.parent.name for path in asked} == {"test"}
     assert_complete(result)
+    assert_same_bits(result.path, run(config, tmp_path / "without", without_masks(plates), log=quiet).path)
     for column in ("loss_map", "noise_rms"):
         assert (result.history[column] > 0).all() == (name == "weak") != (result.history[column] == 0).all()
     assert (result.history.loss_image > 0).all()

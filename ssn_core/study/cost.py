@@ -109,5 +109,5 @@ def _steps(config: RunConfig) -> int:
     images = 2 * config.flips * counts.train_defective
     if config.supervision == "unsupervised":
         normal = counts.train - counts.train_defective
-        images = (normal - int(normal * config.validation_fraction)) * (4 if config.rotations else 1)
+        images = (normal - int(normal * config.validation_fraction)) * (4 if config.rotations else 1)  # right angles
     return config.epochs * math.ceil(images / config.batch_size)

@@ -35,7 +35,7 @@ def beta_histories(outcomes: Sequence[Outcome], language: str = "en") -> Figure:
         axes[0].plot(measured["epoch"], measured["I-AUROC"], color=shades[run.config.beta], marker=".", ms=3)
     for beta, shade in shades.items():
         axes[0].plot([], [], color=shade, label=f"β = {beta:g}")
-        log = reference.periodic(f"learned_noise_v2_beta{beta:g}")
+        log = _course_sweep(beta)
         axes[1].plot(log["epoch"], log["I-AUROC"], color=shade, lw=0.9)
     ours_and_the_courses(axes, language, pick(language, "measured here, every seed", "misurato qui, ogni seme"))
     for ax in axes:
@@ -58,7 +58,7 @@ def beta_band(outcomes: Sequence[Outcome], language: str = "en") -> Figure:
             places = i + np.linspace(-0.3, 0.15, len(mine)) if len(mine) > 1 else [i - 0.1][: len(mine)]
             for place, run in zip(places, mine, strict=True):
                 _band(ax, place, run.history[metric].dropna(), shade)
-            _band(ax, i + 0.33, reference.periodic(f"learned_noise_v2_beta{beta:g}")[metric], "#9A9A9A")
+            _band(ax, i + 0.33, _course_sweep(beta)[metric], "#9A9A9A")
         ax.axhline(0.5, color="#aaaaaa", lw=0.8, ls=":")
         ax.set_xticks(range(len(shades)), [f"{beta:g}" for beta in shades])
         ax.set(title=metric, xlabel="β", xlim=(-0.5, len(shades) - 0.5), ylim=(0, 1.03))
@@ -111,6 +111,10 @@ def beta_selection(runs: Sequence[RunResult], language: str = "en") -> Figure | 
 def _shades(outcomes: Sequence[Outcome]) -> dict[float, str]:
     """The bounds, the widest first, and a colour for each."""
     return dict(zip(sorted({outcome.config.beta for outcome in outcomes}, reverse=True), itertools.cycle(_SHADES)))
+
+
+def _course_sweep(beta: float) -> pd.DataFrame:
+    return reference.periodic(f"learned_noise_v2_beta{beta:g}")
 
 
 @bilingual
